@@ -1,0 +1,118 @@
+/* The store: compressed pages ("blobs") in a tmpfs, and the SQLite index that says whose they are.
+ *
+ * A page is exactly STORE_PAGE (4096) bytes. A blob is named by a handle (blob_t) that stays the
+ * same for the blob's life, while compaction may move its bytes.
+ *
+ *   page --store_pack--> packed --store_put--> blob --store_get--> page
+ *
+ * Threads: store_pack/store_unpack need a scratch of the caller's own and no lock. store_put, store_ref, store_unref
+ * and store_get may be called from any thread at once; store_get takes no lock. Everything named
+ * store_index_* and store_txn_*, and store_compact, belongs to one thread at a time (the caller's
+ * job). All functions return 0 or a negative errno and leave ret_ arguments untouched on failure.
+ *
+ * Life of a blob: store_put gives it one reference. When the last reference is dropped it is dead,
+ * but the index on disk may still name it, so its handle and its bytes are used again only after
+ * the next store_txn_commit whose store_txn_begin came after the drop. The caller's part: such a
+ * transaction rewrites (or deletes) every leaf that named the blob. */
+#ifndef LARDER_STORE_H
+#define LARDER_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	STORE_PAGE = 4096,
+	STORE_LEAF_PAGES = 512, /* pages of one index row: 2 MiB of address space */
+};
+
+typedef uint32_t blob_t; /* 1 .. BLOB_MAX; BLOB_NONE = no blob */
+#define BLOB_NONE 0u
+#define BLOB_MAX  ((1u << 28) - 1) /* a page entry keeps 4 bits for itself: 1 TiB of pages */
+
+struct store;
+
+struct store_options {
+	const char *dir;       /* an existing directory on tmpfs; anything else is -ENOTSUP */
+	uint64_t memory_limit; /* bytes of segments; 0 = as the tmpfs allows. Reached: -ENOSPC */
+	/* Waits until no thread that was inside store_get when it was called is still there.
+	 * Called by store_compact, without the store's lock. */
+	void (*synchronize)(void *arg);
+	void *arg;
+};
+
+/* Creates the segments and index.db afresh in opt->dir; files of an earlier run are removed.
+ * -ENOTSUP: not a tmpfs. -ENOSPC, -ENOMEM, other negative errno: as the kernel says. */
+int store_open(struct store **ret, const struct store_options *opt);
+void store_close(struct store *s); /* NULL is fine. Files are removed. */
+
+/* ---- packing ---- */
+struct store_scratch; /* codec contexts and buffers of one thread */
+int store_scratch_new(struct store_scratch **ret);
+void store_scratch_free(struct store_scratch *x);
+
+enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3 };
+
+struct store_packed {
+	uint64_t checksum;   /* xxh3 of the unpacked page, never of the packed bytes */
+	const void *bytes;   /* borrowed: the scratch's or the page's; valid until either changes */
+	uint16_t length;     /* 1 .. STORE_PAGE */
+	uint8_t codec;       /* enum store_codec */
+};
+
+/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, CODEC_LZ4 when that gives at
+ * most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked again and compared.
+ * -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is. */
+enum { STORE_RAW_ABOVE = 3300 }; /* measured: above it, unpacking costs more than it saves */
+int store_pack(struct store_scratch *x, const void *page, struct store_packed *ret);
+
+/* ---- blobs ---- */
+/* -ENOSPC: limit, or tmpfs full (nothing changed). -ENOMEM. */
+int store_put(struct store *s, const struct store_packed *p, blob_t *ret);
+/* Fills page[0..4095]. -EBADMSG: damaged, page's content is then undefined and must not be used. */
+int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page);
+void store_ref(struct store *s, blob_t b);
+void store_unref(struct store *s, blob_t b); /* BLOB_NONE is fine */
+uint32_t store_blob_length(const struct store *s, blob_t b); /* packed bytes, without header */
+
+/* Moves live blobs out of the emptiest segments until dead space is under `percent` of the
+ * segment bytes or `budget` bytes were copied, and gives freed memory back to the system. */
+int store_compact(struct store *s, unsigned percent, uint64_t budget);
+
+/* ---- index ---- */
+struct store_client {
+	uint64_t id;         /* the service's number for it, never used twice in a run */
+	uint64_t parent;     /* id of the client it was forked from, 0 = none */
+	int64_t pid;         /* 0 = unknown (a forked child not yet seen) */
+	const char *exe;     /* borrowed; "" = unknown */
+	const char *policy;  /* borrowed */
+	uint64_t clock;      /* the client's clock when this was true */
+};
+int store_txn_begin(struct store *s);
+int store_txn_commit(struct store *s); /* on failure everything since begin is rolled back */
+void store_txn_abort(struct store *s);
+int store_index_client(struct store *s, const struct store_client *c); /* insert or replace */
+int store_index_client_drop(struct store *s, uint64_t client); /* with its block rows */
+/* Leaves may be shared by several blocks (fork). entries: BLOB_NONE = page isn't in the store. */
+int store_index_leaf(struct store *s, uint64_t leaf, uint64_t clock, const blob_t entries[STORE_LEAF_PAGES]);
+int store_index_leaf_drop(struct store *s, uint64_t leaf);
+int store_index_block(struct store *s, uint64_t client, uint64_t block, uint64_t leaf); /* block = address >> 21; leaf 0 removes the row */
+
+/* ---- numbers ---- */
+struct store_stats {
+	uint64_t blobs;          /* live */
+	uint64_t blob_bytes;     /* packed bytes of live blobs */
+	uint64_t header_bytes;   /* headers and padding of live blobs */
+	uint64_t dead_bytes;     /* in segments, but in no live blob */
+	uint64_t segment_bytes;  /* blob + header + dead: what the tmpfs holds for segments */
+	uint64_t index_bytes;    /* index.db with its WAL, as allocated in the tmpfs */
+	uint64_t table_bytes;    /* the handle table and other private memory of the store */
+	uint64_t limit_bytes;    /* 0 = none */
+	uint64_t raw_blobs, fill_blobs; /* live, by codec */
+};
+void store_stats(struct store *s, struct store_stats *ret);
+
+/* Asserts the module's invariants (numbered in its .c files). Slow: for tests and debug builds. */
+void store_check(struct store *s);
+
+#endif
