@@ -1,0 +1,61 @@
+/* Every number that Larder shows, once: from these lists come the fields, the JSON of /v1/status,
+ * the Prometheus text of /metrics and their documentation.
+ *
+ * X(name, type, help): type is `counter` (only grows) or `gauge`. The JSON key is the name, the metric is
+ * larder_NAME (service) or larder_client_NAME (client), with _total after counters. Names end in
+ * their unit: _bytes, _s, _pct; plain counts have none. All are uint64_t. */
+#ifndef LARDER_STATS_H
+#define LARDER_STATS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#define SERVICE_STATS(X)                                                                       \
+	X(uptime_s, gauge, "seconds since the service started")                                \
+	X(clients, gauge, "address spaces looked after, forked children included")             \
+	X(managed_bytes, gauge, "memory of clients registered with us")                        \
+	X(evicted_bytes, gauge, "page bytes that left the clients")                            \
+	X(stored_bytes, gauge, "packed bytes that hold them")                                  \
+	X(overhead_bytes, gauge, "headers, dead space, index, leaves, tables, resident links") \
+	X(baseline_bytes, gauge, "resident memory of the service before any client")           \
+	X(store_limit_bytes, gauge, "limit of the store")                                      \
+	X(faults, counter, "page faults answered")                                             \
+	X(fault_p50_us, gauge, "median time from reading a fault to its answer")               \
+	X(fault_p99_us, gauge, "99th percentile of the same")                                  \
+	X(fault_max_us, gauge, "largest of the same")                                          \
+	X(pages_evicted, counter, "pages moved out, stored and gone from their client")        \
+	X(pages_restored, counter, "pages put back, by fault or by order")                     \
+	X(events, counter, "fork, remap, remove and unmap events followed")                    \
+	X(corrupt_pages, counter, "blobs whose checksum was wrong")
+
+#define CLIENT_STATS(X)                                                                        \
+	X(managed_bytes, gauge, "memory registered with us")                                   \
+	X(resident_bytes, gauge, "resident memory of the process (RSS)")                       \
+	X(evicted_bytes, gauge, "page bytes that left the client")                             \
+	X(stored_bytes, gauge, "packed bytes that hold them; shared ones count for each")      \
+	X(faults, counter, "page faults answered")                                             \
+	X(zero_faults, counter, "of these, first touches and vanished pages")                  \
+	X(stall_us, counter, "time that faults waited for their answer, summed over threads")  \
+	X(pages_evicted, counter, "pages moved out")                                           \
+	X(pages_restored, counter, "pages put back")                                           \
+	X(move_refused, counter, "pages that the kernel refused to move (shared or pinned)")   \
+	X(orders_revoked, counter, "orders that the agent did not answer in time")             \
+	X(events_fork, counter, "forks followed")                                              \
+	X(events_remap, counter, "mremaps followed")                                           \
+	X(events_remove, counter, "discards followed")                                         \
+	X(events_unmap, counter, "unmaps followed")                                            \
+	X(blocks_recovered, counter, "pages found present though recorded as out (a fault)")
+
+struct service_stats {
+#define X(name, type, help) uint64_t name;
+	SERVICE_STATS(X)
+#undef X
+};
+
+struct client_stats {
+#define X(name, type, help) uint64_t name;
+	CLIENT_STATS(X)
+#undef X
+};
+
+#endif
