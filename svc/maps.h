@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Why a mapping isn't managed; the texts are for people (evict, status, doctor). */
+/* Why a mapping isn't managed; the texts are for people (evict, status, doctor). MAPS_ because
+ * <sys/mman.h> has macros MAP_FILE, MAP_SHARED, MAP_LOCKED, MAP_HUGETLB and MAP_STACK. */
 #define MAP_REFUSALS(X)                                                                        \
 	X(OK, "may be managed")                                                                \
 	X(FILE, "file-backed")                                                                 \
@@ -25,7 +26,7 @@
 	X(FOREIGN_UFFD, "registered with another userfaultfd")                                 \
 	X(SMALL, "too small")
 enum map_refusal {
-#define X(id, text) MAP_##id,
+#define X(id, text) MAPS_##id,
 	MAP_REFUSALS(X)
 #undef X
 	MAP_REFUSAL_COUNT
@@ -37,18 +38,19 @@ struct map {
 	uint64_t rss, anon, swap; /* bytes, from smaps */
 	uint64_t anon_huge;       /* bytes of PMD-mapped huge pages */
 	bool uffd;                /* registered with some userfaultfd (VmFlags um, uw, ui) */
-	enum map_refusal refusal; /* MAP_OK: may be managed (thread check apart) */
+	enum map_refusal refusal; /* MAPS_OK: may be managed (thread check apart) */
 };
 
 /* Reads procdir/smaps. Calls fn for each mapping in order; fn's non-zero return stops and is
- * returned. `uffd` mappings are reported as MAP_FOREIGN_UFFD only by the caller's own choice:
- * here uffd is set and refusal says what else is wrong. Mappings smaller than min_bytes are MAP_SMALL. */
+ * returned. `uffd` mappings are reported as MAPS_FOREIGN_UFFD only by the caller's own choice:
+ * here uffd is set and refusal says what else is wrong. Mappings smaller than min_bytes are MAPS_SMALL. */
 typedef int maps_fn(void *arg, const struct map *m);
 int maps_read(int procdir, uint64_t min_bytes, maps_fn *fn, void *arg);
 
 /* Addresses that thread stacks and control blocks occupy: for each thread of procdir/task the
  * robust-list head (get_robust_list(2)), and the stack pointer from task/TID/syscall when it is
- * blocked. Sets *ret_count; returns -E2BIG if there are more than max. */
+ * blocked. Sets *ret_count; returns -E2BIG if there are more than max, -EAGAIN if threads end so fast
+ * that one may have been missed. On failure what ret[] holds is undefined. */
 int maps_thread_addresses(int procdir, uint64_t *ret, size_t max, size_t *ret_count);
 
 /* True when every thread was seen blocked or stopped outside madvise, process_madvise, munmap,

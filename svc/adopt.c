@@ -1,0 +1,210 @@
+#include "adopt.h"
+#include "log.h"
+#include "pagemap.h"
+#include "pager.h"
+#include "restorer.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+	/* Below this a mapping isn't worth its place in the client's list of mappings, and most
+	 * of them are the libraries' data. */
+	MIN_BYTES = 256 << 10,
+	THREADS_MAX = 8192,
+	REGISTER_TRIES = 100,
+};
+
+struct candidates {
+	struct client *client;
+	uint64_t *thread;
+	size_t thread_count;
+	struct map *map;
+	size_t count, room;
+	struct adopt_result *result;
+};
+
+static bool holds_thread(const struct candidates *k, const struct map *m)
+{
+	for (size_t i = 0; i < k->thread_count; i++)
+		if (k->thread[i] >= m->start && k->thread[i] < m->end)
+			return true;
+	return false;
+}
+
+/* The program is inside a call that must not meet a registration (rules 7, 12). */
+static bool kept_out(const struct client *c, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < LINK_REQUESTS; i++) {
+		const struct link_request *q = &c->link->request[i];
+		uint32_t state = atomic_load(&q->state);
+		if ((state == LINK_POSTED || state == LINK_DONE) && q->addr < end &&
+			start < q->addr + q->len)
+			return true;
+	}
+	return false;
+}
+
+static int consider(void *arg, const struct map *m)
+{
+	struct candidates *k = arg;
+	enum map_refusal refusal = m->refusal;
+
+	/* One mapping has one uffd: what overlaps a region of ours is ours, grown perhaps. */
+	if (refusal == MAPS_OK && m->uffd &&
+		!space_region_overlaps(&k->client->space, m->start, m->end))
+		refusal = MAPS_FOREIGN_UFFD;
+	if (refusal == MAPS_OK && holds_thread(k, m))
+		refusal = MAPS_THREAD;
+	if (refusal != MAPS_OK) {
+		k->result->refused_bytes[refusal] += m->rss;
+		/* It was fit once: a heap page can become a stack (rule 11). */
+		if (!m->uffd || !space_region_overlaps(&k->client->space, m->start, m->end))
+			return 0;
+	}
+	if (k->count == k->room) {
+		size_t room = k->room ? k->room * 2 : 64;
+		struct map *more = realloc(k->map, room * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		k->map = more;
+		k->room = room;
+	}
+	k->map[k->count] = *m;
+	k->map[k->count++].refusal = refusal;
+	return 0;
+}
+
+/* Registers, and makes sure that no older event is still to come: an UNMAP of what lay here
+ * before would strike the new region off (rule 6). Gate held. */
+static int register_settled(struct pager *p, struct client *c, uint64_t start, uint64_t end)
+{
+	struct timespec pause = {.tv_nsec = 100000};
+
+	for (int i = 0; i < REGISTER_TRIES; i++) {
+		int r = uffd_register(
+			c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
+		if (r < 0)
+			return r;
+		if (!uffd_fence_up(c->uffd)) {
+			space_region_add(&c->space, start, end);
+			return 0;
+		}
+		r = pager_drain(p, c);
+		if (r < 0)
+			return r;
+		nanosleep(&pause, NULL);
+	}
+	uffd_unregister(c->uffd, start, end - start);
+	return -EBUSY;
+}
+
+static int adopt_one(struct pager *p, struct client *c, const struct map *m)
+{
+	int r;
+
+	gate_lock(c);
+	r = pager_drain(p, c);
+	const struct region *known = space_region_at(&c->space, m->start);
+	if (r == 0 && !(known && known->end >= m->end) && !kept_out(c, m->start, m->end)) {
+		r = register_settled(p, c, m->start, m->end);
+		/* The program changed or removed it since we looked: not this time. */
+		if (r == -EINVAL || r == -EBUSY || r == -ENOENT || r == -EPERM)
+			r = 0;
+	}
+	gate_unlock(p, c);
+	return r;
+}
+
+static int look(struct client *c, struct candidates *k)
+{
+	int r = maps_thread_addresses(c->procdir, k->thread, THREADS_MAX, &k->thread_count);
+	return r < 0 ? r : maps_read(c->procdir, MIN_BYTES, consider, k);
+}
+
+/* A thread may have got its stack in a region after we looked: look again, now that it is known
+ * what is registered. Later ones are found by the next call. */
+static int drop_unfit(struct pager *p, struct client *c, struct candidates *k)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < k->count && r == 0; i++) {
+		const struct map *m = &k->map[i];
+		if (m->refusal != MAPS_OK || holds_thread(k, m))
+			r = restorer_give_back(p, c, m->start, m->end);
+	}
+	return r;
+}
+
+int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
+{
+	struct candidates k = {.client = c, .result = ret};
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	r = maps_process_refusal(c->procdir, c->pid, c->agent_pid, &ret->why);
+	if (r < 0 || ret->why)
+		return r;
+	k.thread = malloc(THREADS_MAX * sizeof(*k.thread));
+	r = k.thread ? look(c, &k) : -ENOMEM;
+	for (size_t i = 0; i < k.count && r == 0; i++)
+		if (k.map[i].refusal == MAPS_OK)
+			r = adopt_one(p, c, &k.map[i]);
+	if (r == 0)
+		r = maps_thread_addresses(c->procdir, k.thread, THREADS_MAX, &k.thread_count);
+	if (r == 0)
+		r = drop_unfit(p, c, &k);
+	free(k.thread);
+	free(k.map);
+	return r;
+}
+
+/* What the page table says of a page, against what we had on record. The fence need not be
+ * down: a MOVE that rests on something that was just overtaken will fail. */
+static enum page_state seen(uint32_t e, enum page_presence here)
+{
+	switch (entry_state(e)) {
+	case PAGE_ABSENT:
+		/* Discarded, and the zap not known to be done: seeing it prove nothing (rule
+		 * 4). */
+		if (here == PAGE_HERE && !(e & ENTRY_SUSPECT))
+			return PAGE_RESIDENT;
+		return PAGE_ABSENT;
+	case PAGE_RESIDENT:
+		return here == PAGE_HERE ? PAGE_RESIDENT : PAGE_ABSENT;
+	case PAGE_HELD:
+	case PAGE_STORED:
+		break;
+	}
+	return entry_state(e);
+}
+
+int adopt_block(struct client *c, uint64_t number)
+{
+	uint64_t base = number << BLOCK_SHIFT;
+	uint8_t here[BLOCK_PAGES];
+	int r = pagemap_read(c->pagemap, base, BLOCK_PAGES, here);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		uint64_t addr = base + i * PAGE_SIZE;
+		uint32_t e = space_entry(&c->space, addr);
+
+		if (!space_region_at(&c->space, addr))
+			continue;
+		/* Absent after the REMOVE was read: nothing of it is left to come back. */
+		if ((e & ENTRY_SUSPECT) && here[i] == PAGE_NONE) {
+			space_set_state(&c->space, addr, PAGE_ABSENT);
+			continue;
+		}
+		enum page_state now = seen(e, here[i]);
+		if (now != entry_state(e))
+			space_set_state(&c->space, addr, now);
+	}
+	return 0;
+}

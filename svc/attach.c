@@ -1,0 +1,457 @@
+#include "attach.h"
+#include "cleanup.h"
+#include "client.h"
+#include "log.h"
+#include "order.h"
+#include "pagemap.h"
+#include "policy.h"
+#include "protocol.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+enum { GROUPS_MAX = 256 };
+
+struct attachment {
+	int socket;	       /* owned */
+	int pidfd;	       /* owned: who connected, whatever happens to the number */
+	int procdir;	       /* owned: /proc/PID, bound to the process */
+	int link_fd, doorbell; /* owned, -1 before WELCOME */
+	struct link *link;     /* owned */
+	struct ucred peer;
+	char exe[256];
+	char policy[64];
+	uint64_t min_age_ms;
+};
+
+int attach_fd(const struct attachment *a)
+{
+	return a->socket;
+}
+
+void attach_free(struct attachment *a)
+{
+	if (!a)
+		return;
+	if (a->link)
+		munmap(a->link, sizeof(*a->link));
+	const int fds[] = {a->socket, a->pidfd, a->procdir, a->link_fd, a->doorbell};
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	free(a);
+}
+
+/* ---- who is it ---- */
+
+static bool process_alive(int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	return poll(&p, 1, 0) == 0;
+}
+
+static int identify(struct attachment *a)
+{
+	socklen_t len = sizeof(a->peer);
+	char path[32];
+
+	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERCRED, &a->peer, &len) < 0)
+		return -errno;
+	len = sizeof(a->pidfd);
+	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERPIDFD, &a->pidfd, &len) < 0)
+		return -errno;
+	fcntl(a->pidfd, F_SETFD, FD_CLOEXEC);
+	if (a->peer.pid <= 0)
+		return -ESRCH; /* from a pid namespace that we can't see into */
+	snprintf(path, sizeof(path), "/proc/%d", (int)a->peer.pid);
+	a->procdir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (a->procdir < 0)
+		return -errno;
+	/* Alive after the directory was opened: it is the same process. */
+	return process_alive(a->pidfd) ? 0 : -ESRCH;
+}
+
+static bool may_attach(struct worker *w, const struct attachment *a)
+{
+	gid_t groups[GROUPS_MAX];
+	socklen_t len = sizeof(groups);
+
+	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+		len = 0;
+	size_t count = len / sizeof(groups[0]);
+	if (count < GROUPS_MAX)
+		groups[count++] = a->peer.gid;
+	pthread_mutex_lock(&w->lock);
+	bool may = policy_may_attach(w->config, a->peer.uid, groups, count);
+	pthread_mutex_unlock(&w->lock);
+	return may;
+}
+
+int attach_accept(struct worker *w, struct attachment **ret)
+{
+	int fd = accept4(w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct attachment *a;
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	a = calloc(1, sizeof(*a));
+	if (!a) {
+		close(fd);
+		return -ENOMEM;
+	}
+	a->socket = fd;
+	a->pidfd = a->procdir = a->link_fd = a->doorbell = -1;
+	r = identify(a);
+	if (r == 0 && !may_attach(w, a)) {
+		log_debug(
+			"process %d (uid %u) may not attach: not in allow-user or allow-group",
+			(int)a->peer.pid, a->peer.uid);
+		r = -EPERM;
+	}
+	if (r < 0) {
+		attach_free(a);
+		*ret = NULL;
+		return r == -ESRCH || r == -EPERM ? 0 : r;
+	}
+	*ret = a;
+	return 0;
+}
+
+/* ---- HELLO ---- */
+
+static void read_exe(struct attachment *a)
+{
+	char path[4096];
+	ssize_t n = readlinkat(a->procdir, "exe", path, sizeof(path) - 1);
+
+	if (n < 0)
+		n = 0;
+	path[n] = '\0';
+	if ((size_t)n < sizeof(a->exe))
+		memcpy(a->exe, path, (size_t)n + 1);
+	else
+		snprintf(a->exe, sizeof(a->exe), "...%s", path + n - (sizeof(a->exe) - 4));
+}
+
+static int choose_policy(
+	struct worker *w, struct attachment *a, const struct message_hello *hello)
+{
+	char number[16];
+	struct passwd pw, *user = NULL;
+	char buffer[4096];
+
+	snprintf(number, sizeof(number), "%u", a->peer.uid);
+	getpwuid_r(a->peer.uid, &pw, buffer, sizeof(buffer), &user);
+	struct policy_subject subject = {.exe = a->exe,
+		.user = user ? user->pw_name : number,
+		.uid = a->peer.uid,
+		.policy = hello->policy[0] ? hello->policy : NULL};
+
+	pthread_mutex_lock(&w->lock);
+	const struct policy *p = policy_match(w->config, &subject);
+	int r = 0;
+	if (!p) {
+		log_warn("process %d asked for policy \"%s\", which doesn't exist: left alone",
+			(int)a->peer.pid, hello->policy);
+		r = -ENOENT;
+	} else if (!p->manage || (!p->inherit && (hello->flags & HELLO_INHERITED))) {
+		r = -EPERM;
+	} else {
+		snprintf(a->policy, sizeof(a->policy), "%s", p->name);
+		a->min_age_ms = p->min_age_ms;
+	}
+	pthread_mutex_unlock(&w->lock);
+	return r;
+}
+
+static int link_new(struct attachment *a)
+{
+	int fd = memfd_create("larder-link", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return -errno;
+	a->link_fd = fd;
+	if (ftruncate(fd, LINK_BYTES) < 0 ||
+		/* The head is filled for good; the data slots before each eviction. */
+		fallocate(fd, 0, 0, LINK_DATA_AT) < 0 ||
+		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	struct link *l = mmap(NULL, LINK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (l == MAP_FAILED)
+		return -errno;
+	l->head.magic = LINK_MAGIC;
+	l->head.version = LINK_VERSION;
+	a->link = l;
+	a->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return a->doorbell < 0 ? -errno : 0;
+}
+
+static int send_welcome(struct worker *w, const struct attachment *a)
+{
+	struct message_welcome welcome = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME}};
+	struct iovec iov = {&welcome, sizeof(welcome)};
+	const int fds[WELCOME_FDS] = {[WELCOME_FD_DEVICE] = w->device,
+		[WELCOME_FD_LINK] = a->link_fd,
+		[WELCOME_FD_DOORBELL] = a->doorbell};
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(fds))];
+	} control = {.head = {.cmsg_len = CMSG_LEN(sizeof(fds)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+
+	memcpy(CMSG_DATA(&control.head), fds, sizeof(fds));
+	return sendmsg(a->socket, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static int on_hello(struct worker *w, struct attachment *a, const struct message_hello *hello)
+{
+	int on = 1, r;
+
+	if (memchr(hello->policy, '\0', sizeof(hello->policy)) == NULL)
+		return -EBADMSG;
+	read_exe(a);
+	r = choose_policy(w, a, hello);
+	if (r < 0)
+		return 1; /* not managed: not an error */
+	r = link_new(a);
+	if (r < 0)
+		return r;
+	/* From here on the kernel says who sends: the agent, by its number in our namespace. */
+	if (setsockopt(a->socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
+		return -errno;
+	return send_welcome(w, a);
+}
+
+/* ---- READY ---- */
+
+static int open_at(int dir, const char *name, int flags)
+{
+	int fd = openat(dir, name, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static bool shares_memory(pid_t a, pid_t b)
+{
+	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
+}
+
+/* Proof by the kernel that this uffd is about the memory of the process that connected: what we
+ * do through the one shows in the page table of the other. A client could pass any uffd that it
+ * got hold of, and thread ids in events mean nothing across pid namespaces (rule 13). */
+static int prove_memory(const struct client *c)
+{
+	uint64_t word;
+	int r = uffd_register(c->uffd, c->bell, PAGE_SIZE, UFFDIO_REGISTER_MODE_WP);
+
+	for (int on = 1; r == 0 && on >= 0; on--) {
+		r = uffd_protect(c->uffd, c->bell, PAGE_SIZE, on);
+		if (r == 0)
+			r = pagemap_words(c->pagemap, c->bell, 1, &word);
+		if (r == 0 && (word & PM_UFFD_WP ? 1 : 0) != on)
+			r = -EPERM;
+	}
+	return r == 0 ? uffd_protect(c->uffd, c->bell, PAGE_SIZE, true) : r;
+}
+
+static bool sane_address(uint64_t addr, uint64_t bytes, uint64_t align)
+{
+	return addr != 0 && addr % align == 0 && addr < (1ULL << 47) - bytes;
+}
+
+static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t agent,
+	const struct message_ready *ready, struct client **ret)
+{
+	struct client *c = worker_new_client(w, uffd);
+	int r;
+
+	c->pid = a->peer.pid;
+	c->uid = a->peer.uid;
+	c->agent_pid = agent;
+	c->min_age_ms = a->min_age_ms;
+	memcpy(c->exe, a->exe, sizeof(c->exe));
+	memcpy(c->policy, a->policy, sizeof(c->policy));
+	c->staging = ready->staging;
+	c->bell = ready->bell;
+	c->link = a->link;
+	a->link = NULL;
+	c->link_fd = steal_fd(&a->link_fd);
+	c->doorbell = steal_fd(&a->doorbell);
+	c->procdir = steal_fd(&a->procdir);
+	c->pidfd = steal_fd(&a->pidfd);
+	c->pagemap = open_at(c->procdir, "pagemap", O_RDONLY);
+
+	r = c->pagemap < 0		    ? c->pagemap
+	    : !shares_memory(c->pid, agent) ? -ESRCH /* it execed meanwhile, mostly */
+					    : uffd_api(uffd);
+	if (r == 0)
+		r = prove_memory(c);
+	if (r < 0) {
+		order_exit(c->link, c->doorbell);
+		client_unref(c);
+		return r;
+	}
+	*ret = c;
+	return 0;
+}
+
+static int on_ready(struct worker *w, struct attachment *a, const struct message_ready *ready,
+	int uffd, pid_t agent)
+{
+	struct client *c;
+	int r;
+
+	if (!sane_address(ready->staging, LINK_SLOTS * LINK_PAGE, BLOCK_SIZE) ||
+		!sane_address(ready->bell, PAGE_SIZE, PAGE_SIZE))
+		r = -EBADMSG;
+	else if (!uffd_is_one(uffd))
+		r = -EBADF;
+	else if (fcntl(uffd, F_SETFL, O_NONBLOCK) < 0)
+		r = -errno;
+	else
+		goto sane;
+	close(uffd);
+	order_exit(a->link, a->doorbell);
+	return r;
+sane:
+	r = make_client(w, a, uffd, agent, ready, &c);
+	if (r < 0)
+		return r;
+	c->socket = steal_fd(&a->socket);
+	atomic_store(&c->state, CLIENT_MANAGED);
+	log_info("client %d (%s, uid %u): attached, policy %s, agent %d", (int)c->pid, c->exe,
+		c->uid, c->policy, (int)agent);
+	worker_publish_client(w, c);
+	return 1;
+}
+
+/* ---- messages ---- */
+
+struct received {
+	union {
+		struct message_head head;
+		struct message_hello hello;
+		struct message_ready ready;
+	} body;
+	ssize_t size;
+	int fd;	      /* -1 = none */
+	unsigned fds; /* how many came */
+	pid_t sender;
+};
+
+static void take_control(struct msghdr *msg, struct received *m)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET)
+			continue;
+		if (c->cmsg_type == SCM_CREDENTIALS) {
+			struct ucred cred;
+			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+			m->sender = cred.pid;
+		} else if (c->cmsg_type == SCM_RIGHTS) {
+			size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+			for (size_t i = 0; i < n; i++) {
+				int fd;
+				memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+				if (m->fds++ == 0)
+					m->fd = fd;
+				else
+					close(fd);
+			}
+		}
+	}
+}
+
+static int receive(int socket, struct received *m)
+{
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(4 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	struct iovec iov = {&m->body, sizeof(m->body)};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+	m->size = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (m->size < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	take_control(&msg, m);
+	if (m->size == 0)
+		return -EPIPE;
+	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
+		m->size < (ssize_t)sizeof(m->body.head) || m->body.head.magic != PROTOCOL_MAGIC)
+		return -EBADMSG;
+	return m->body.head.version == PROTOCOL_VERSION ? 1 : -EPROTONOSUPPORT;
+}
+
+static const char *reason(int r)
+{
+	switch (r) {
+	case -EBADMSG:
+		return "its message is not of this protocol";
+	case -EPROTONOSUPPORT:
+		return "its liblarder.so speaks another version of the protocol: restart the "
+		       "program "
+		       "with the installed one";
+	case -EBADF:
+		return "the descriptor it sent is not a userfaultfd";
+	case -EPERM:
+		return "the userfaultfd is not of its own memory";
+	case -ESRCH:
+		return "it ended or execed meanwhile, or the agent doesn't share its memory";
+	default:
+		return strerror(-r);
+	}
+}
+
+int attach_advance(struct worker *w, struct attachment *a)
+{
+	struct received m;
+	int r = receive(a->socket, &m);
+
+	if (r == 0)
+		return 0;
+	if (r > 0) {
+		bool welcomed = a->link != NULL;
+		uint16_t type = m.body.head.type;
+		if (type == MESSAGE_HELLO && !welcomed && m.fds == 0 &&
+			m.size == sizeof(m.body.hello))
+			r = on_hello(w, a, &m.body.hello);
+		else if (type == MESSAGE_READY && welcomed && m.fds == 1 &&
+			 m.size == sizeof(m.body.ready))
+			r = on_ready(w, a, &m.body.ready, steal_fd(&m.fd), m.sender);
+		else
+			r = -EBADMSG;
+	}
+	if (m.fd >= 0)
+		close(m.fd);
+	if (r == 0)
+		return 0;
+	if (r < 0)
+		/* A program that was gone, or another one, before it was through is nothing to
+		 * warn of. */
+		log_line(r == -EPIPE || r == -ECONNRESET || r == -ESRCH ? LOG_DEBUG : LOG_WARN,
+			"process %d (uid %u): not attached: %s", (int)a->peer.pid, a->peer.uid,
+			reason(r));
+	attach_free(a);
+	return r;
+}

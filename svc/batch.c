@@ -1,0 +1,112 @@
+#include "batch.h"
+#include "space_internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+void batch_init(struct batch *b, struct client *owner, uint64_t number)
+{
+	memset(b, 0, sizeof(*b));
+	client_ref(owner);
+	b->owner = owner;
+	b->number = number;
+	pthread_mutex_init(&b->lock, NULL);
+}
+
+void batch_done(struct batch *b)
+{
+	assert(b->follower_count == 0);
+	free(b->follower);
+	pthread_mutex_destroy(&b->lock);
+	client_unref(b->owner);
+	b->owner = NULL;
+}
+
+void batch_follow(struct batch *b, struct client *child)
+{
+	client_ref(child);
+	pthread_mutex_lock(&b->lock);
+	space_make_room((void **)&b->follower, b->follower_count, &b->follower_room,
+		sizeof(*b->follower));
+	b->follower[b->follower_count++] = child;
+	pthread_mutex_unlock(&b->lock);
+}
+
+struct client *batch_take_follower(struct batch *b)
+{
+	pthread_mutex_lock(&b->lock);
+	struct client *c = b->follower_count ? b->follower[--b->follower_count] : NULL;
+	pthread_mutex_unlock(&b->lock);
+	return c;
+}
+
+static bool held_by(uint32_t e, unsigned tag)
+{
+	return entry_state(e) == PAGE_HELD && entry_value(e) >> HELD_SLOT_BITS == tag;
+}
+
+static unsigned slot_of(uint32_t e)
+{
+	return entry_value(e) & (BLOCK_PAGES - 1);
+}
+
+static unsigned publish_leaf(struct batch *b, struct space *s, uint64_t number, unsigned tag)
+{
+	struct leaf *leaf = space_leaf(s, number);
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		uint32_t e = leaf->entry[i];
+		if (!held_by(e, tag))
+			continue;
+		blob_t blob = b->blob[slot_of(e)];
+		if (blob == BLOB_NONE) {
+			left++;
+			continue;
+		}
+		store_ref(s->graveyard->store, blob);
+		space_set(s, number, leaf, i, entry_make(PAGE_STORED, blob));
+	}
+	return left;
+}
+
+/* What is aside was dropped: without a blob it is lost to a fork that overlapped the drop, as
+ * if that had come later. */
+static void publish_aside(struct batch *b, struct space *s, struct leaf *leaf, unsigned tag)
+{
+	for (unsigned i = 0; leaf->held > 0 && i < BLOCK_PAGES; i++) {
+		if (!held_by(leaf->entry[i], tag))
+			continue;
+		blob_t blob = b->blob[slot_of(leaf->entry[i])];
+		leaf->held--;
+		if (blob != BLOB_NONE) {
+			store_ref(s->graveyard->store, blob);
+			leaf->entry[i] = entry_make(PAGE_STORED, blob);
+		} else {
+			leaf->out--;
+			leaf->entry[i] = entry_make(PAGE_ABSENT, 0);
+		}
+	}
+}
+
+unsigned batch_publish(struct batch *b, struct client *c)
+{
+	struct space *s = &c->space;
+	int tag = space_held_tag(s, b);
+	unsigned left = 0;
+
+	if (tag < 0)
+		return 0;
+	size_t home = space_block_index(s, b->number);
+	if (home < s->block_count && s->block[home].number == b->number)
+		left += publish_leaf(b, s, b->number, (unsigned)tag);
+	/* An mremap may have carried entries to any block. */
+	for (size_t i = 0; s->held_pages > left && i < s->block_count; i++)
+		if (s->block[i].leaf->held > 0 && s->block[i].number != b->number)
+			left += publish_leaf(b, s, s->block[i].number, (unsigned)tag);
+	for (size_t i = 0; i < s->aside_count; i++)
+		publish_aside(b, s, s->aside[i].leaf, (unsigned)tag);
+	if (left == 0)
+		space_unhold(s, b);
+	return left;
+}

@@ -1,0 +1,47 @@
+/* The pages of one block on their way from a client to the store. Between MOVE and commit they
+ * are HELD: their bytes lie in the owner's link, slot i for page i of the block.
+ *
+ * A child that is forked meanwhile gets HELD entries too, and follows: the batch isn't done
+ * before each follower's entries were turned to STORED (or given back), which happens under
+ * that follower's own gate. */
+#ifndef LARDER_BATCH_H
+#define LARDER_BATCH_H
+
+#include "client.h"
+
+struct batch {
+	struct client *owner;	  /* owned reference */
+	uint64_t number;	  /* of the block */
+	blob_t blob[BLOCK_PAGES]; /* by slot; BLOB_NONE: not moved, or could not be stored */
+	uint64_t moved[BLOCK_PAGES / 64]; /* bit i: page i was moved */
+	unsigned count;			  /* pages moved */
+	pthread_mutex_t lock;
+	struct client **follower; /* owned references */
+	size_t follower_count, follower_room;
+};
+
+void batch_init(struct batch *b, struct client *owner, uint64_t number);
+void batch_done(struct batch *b); /* no followers left */
+
+static inline bool batch_has(const struct batch *b, unsigned slot)
+{
+	return b->moved[slot / 64] >> slot % 64 & 1;
+}
+
+/* The bytes of a HELD page. */
+static inline const void *batch_bytes(const struct batch *b, unsigned slot)
+{
+	return b->owner->link->data[slot];
+}
+
+/* Under the gate of the space that the child was forked from. */
+void batch_follow(struct batch *b, struct client *child);
+/* Takes one follower out, with its reference; NULL when there is none. */
+struct client *batch_take_follower(struct batch *b);
+
+/* Under c's gate: every entry of c that is HELD by this batch becomes STORED where the batch
+ * has a blob, one reference taken for each. Returns how many could not (no blob). c then
+ * doesn't know the batch any more, unless some could not. */
+unsigned batch_publish(struct batch *b, struct client *c);
+
+#endif

@@ -1,0 +1,116 @@
+/* `larder run`: sets the environment that the shim reads, and becomes the program. Nothing here
+ * may keep a program from running: without a shim it just runs unmanaged.
+ *
+ *	LD_PRELOAD         the shim before what was there
+ *	LARDER_RUN_PID     our pid, which becomes the program's: its children are told apart by
+ *it LARDER_RUNTIME_DIR where the service is LARDER_POLICY      --policy LARDER_INHERIT     0
+ *with --no-inherit */
+#include "cleanup.h"
+#include "cli.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SHIM_NAME "liblarder.so"
+
+/* The shim beside our own executable, as in a build tree. */
+static char *shim_beside_us(void)
+{
+	char self[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n <= 0)
+		return NULL;
+	self[n] = '\0';
+	char *slash = strrchr(self, '/'), *path;
+	if (!slash || asprintf(&path, "%.*s/" SHIM_NAME, (int)(slash - self), self) < 0)
+		return NULL;
+	if (access(path, R_OK) == 0)
+		return path;
+	free(path);
+	return NULL;
+}
+
+/* Full path of the shim, which the caller frees. NULL: there is none, and it said so. */
+static char *find_shim(void)
+{
+	const char *env = getenv("LARDER_SHIM");
+	bool given = env && *env;
+	char *beside = given ? NULL : shim_beside_us();
+	if (beside)
+		return beside;
+	const char *wanted = given ? env : LARDER_SHIM_DEFAULT;
+	char *path = realpath(wanted, NULL);
+	if (path && access(path, R_OK) == 0)
+		return path;
+	cli_error("no shim at %s (%m): running unmanaged", wanted);
+	free(path);
+	return NULL;
+}
+
+/* Is path one of the preloaded? ld.so takes colons and spaces for separators. */
+static bool is_preloaded(const char *preload, const char *path)
+{
+	while (*preload) {
+		size_t n = strcspn(preload, ": ");
+		if (n == strlen(path) && strncmp(preload, path, n) == 0)
+			return true;
+		preload += n;
+		preload += strspn(preload, ": ");
+	}
+	return false;
+}
+
+static void preload_shim(void)
+{
+	_cleanup_free_ char *shim = find_shim(), *both = NULL;
+	const char *old = getenv("LD_PRELOAD");
+	if (!shim)
+		return;
+	if (strpbrk(shim, ": ")) {
+		cli_error("no path with a space or colon can be preloaded (%s): running "
+			  "unmanaged",
+			shim);
+		return;
+	}
+	if (!old || !*old) {
+		setenv("LD_PRELOAD", shim, 1);
+		return;
+	}
+	if (is_preloaded(old, shim))
+		return;
+	if (asprintf(&both, "%s:%s", shim, old) >= 0)
+		setenv("LD_PRELOAD", both, 1);
+}
+
+static void set_environment(const struct cli *cli)
+{
+	char pid[20];
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	setenv("LARDER_RUN_PID", pid, 1);
+	if (cli->runtime_dir) {
+		/* The program may change its directory before it starts another. */
+		_cleanup_free_ char *full = realpath(cli->runtime_dir, NULL);
+		setenv("LARDER_RUNTIME_DIR", full ? full : cli->runtime_dir, 1);
+	}
+	if (cli->policy)
+		setenv("LARDER_POLICY", cli->policy, 1);
+	/* Set by a `larder run --no-inherit` around us, it is not about this program's
+	 * children. */
+	if (cli->no_inherit)
+		setenv("LARDER_INHERIT", "0", 1);
+	else
+		unsetenv("LARDER_INHERIT");
+}
+
+int cli_run(const struct cli *cli)
+{
+	set_environment(cli);
+	preload_shim();
+	execvp(cli->operands[0], cli->operands);
+	int r = errno;
+	cli_error("%s: %s", cli->operands[0], strerror(r));
+	return r == ENOENT ? CLI_NOT_FOUND : CLI_CANNOT_RUN;
+}

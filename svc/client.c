@@ -1,0 +1,62 @@
+#include "client.h"
+#include "worker.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+const char *client_state_name(enum client_state s)
+{
+	static const char *const name[] = {[CLIENT_ATTACHING] = "attaching",
+		[CLIENT_MANAGED] = "managed",
+		[CLIENT_RELEASED] = "released",
+		[CLIENT_FORKED] = "forked",
+		[CLIENT_GONE] = "gone"};
+	return name[s];
+}
+
+struct client *client_new(struct worker *w, uint64_t id, int uffd)
+{
+	struct client *c;
+
+	while (!(c = calloc(1, sizeof(*c))))
+		usleep(1000);
+	c->worker = w;
+	c->id = id;
+	c->uffd = uffd;
+	c->pidfd = c->procdir = c->pagemap = c->socket = c->link_fd = c->doorbell = -1;
+	c->born_ms = worker_now_ms();
+	atomic_init(&c->refs, 1);
+	atomic_init(&c->state, CLIENT_ATTACHING);
+	pthread_mutex_init(&c->gate, NULL);
+	space_init(&c->space, &w->graveyard);
+	return c;
+}
+
+void client_ref(struct client *c)
+{
+	atomic_fetch_add(&c->refs, 1);
+}
+
+void client_unref(struct client *c)
+{
+	if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
+		return;
+	space_done(&c->space);
+	if (c->link)
+		munmap(c->link, sizeof(*c->link));
+	const int fds[] = {
+		c->uffd, c->pidfd, c->procdir, c->pagemap, c->socket, c->link_fd, c->doorbell};
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	pthread_mutex_destroy(&c->gate);
+	free(c);
+}
+
+void client_mark_gone(struct client *c)
+{
+	if (atomic_exchange(&c->state, CLIENT_GONE) != CLIENT_GONE)
+		worker_kick(c->worker);
+}

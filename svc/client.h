@@ -1,0 +1,101 @@
+/* One address space that the service looks after: a program that attached, or a child that it
+ * forked.
+ *
+ * Locks, in the order in which they are taken:
+ *   gate            one a client: its space, its faults and events. Never two gates at once.
+ *   batch.lock      followers of a batch
+ *   worker.lock     the table of clients
+ *   graveyard.lock  dead leaves
+ * Who may do what: fault threads, the evictor and the restorer take the gate for short pieces
+ * of work; orders, staging and the link are the evictor's alone; descriptors live as long as
+ * the client does, so whoever has a reference may use them. */
+#ifndef LARDER_CLIENT_H
+#define LARDER_CLIENT_H
+
+#include "control.h"
+#include "link.h"
+#include "space.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+enum { DEFERRED_MAX = 64 };
+
+struct fault {
+	uint64_t addr;	  /* page aligned */
+	uint64_t read_ns; /* CLOCK_MONOTONIC when it was read */
+	bool write;
+};
+
+/* The counters of stats.h that only grow, and are counted where things happen. */
+#define CLIENT_COUNTERS(X)                                                                     \
+	X(faults)                                                                              \
+	X(zero_faults)                                                                         \
+	X(stall_us)                                                                            \
+	X(pages_evicted)                                                                       \
+	X(pages_restored)                                                                      \
+	X(move_refused)                                                                        \
+	X(orders_revoked)                                                                      \
+	X(events_fork)                                                                         \
+	X(events_remap)                                                                        \
+	X(events_remove)                                                                       \
+	X(events_unmap)                                                                        \
+	X(blocks_recovered)
+
+struct client {
+	/* Set before others see it. */
+	uint64_t id;
+	uint64_t parent;       /* id; 0 = attached by itself */
+	struct worker *worker; /* borrowed */
+	pid_t pid;	       /* 0 for a forked child */
+	uid_t uid;
+	char exe[256];
+	char policy[64];
+	uint64_t born_ms; /* CLOCK_MONOTONIC */
+	uint64_t min_age_ms;
+	_Atomic uint32_t refs;
+
+	/* Owned; -1 = none. Forked children have only the uffd. */
+	int uffd, pidfd, procdir, pagemap, socket, link_fd, doorbell;
+	pid_t agent_pid;	/* as we see it; 0 = no agent */
+	struct link *link;	/* owned mapping; NULL = none */
+	uint64_t staging, bell; /* addresses in the client */
+	_Atomic int state;	/* enum client_state */
+
+	pthread_mutex_t gate;
+	_Atomic bool pending; /* its uffd became readable while the gate was held */
+	/* Under the gate: */
+	struct space space;
+	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
+	unsigned deferred_count;
+	uint64_t clock;	     /* grows with each event and each order (rule 10) */
+	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
+			      */
+	unsigned window;
+	bool failed; /* a page can't be restored: nothing is served any more (rule 8) */
+
+	/* The evictor's. */
+	uint32_t order_seq;
+	bool staging_used;   /* slots hold pages that wait for their zap */
+	struct batch *batch; /* the one whose pages are HELD, or NULL */
+
+#define X(name) _Atomic uint64_t name;
+	CLIENT_COUNTERS(X)
+#undef X
+};
+
+/* Never NULL: waits for memory, as a fork can't be refused. One reference. */
+struct client *client_new(struct worker *w, uint64_t id, int uffd);
+void client_ref(struct client *c);
+void client_unref(struct client *c); /* the last one frees; not with the gate held */
+
+static inline enum client_state client_state(const struct client *c)
+{
+	return (enum client_state)atomic_load(&c->state);
+}
+
+/* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
+void client_mark_gone(struct client *c);
+
+#endif

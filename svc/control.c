@@ -1,0 +1,254 @@
+#include "control.h"
+#include "cleanup.h"
+#include "evictor.h"
+#include "histogram.h"
+#include "log.h"
+#include "pager.h"
+#include "policy.h"
+#include "readers.h"
+#include "restorer.h"
+#include "settings.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- one client ---- */
+
+/* Resident bytes of the program, from /proc/PID/statm; 0 for a child whose pid isn't known. */
+static uint64_t resident_bytes(const struct client *c)
+{
+	char text[128];
+	unsigned long long total, resident;
+	_cleanup_fd_ int fd =
+		c->procdir < 0 ? -1 : openat(c->procdir, "statm", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	return sscanf(text, "%llu %llu", &total, &resident) == 2 ? resident * PAGE_SIZE : 0;
+}
+
+/* Packed bytes behind a client's pages, a leaf at a time so that no fault waits for long. */
+static uint64_t stored_bytes(struct pager *p, struct client *c)
+{
+	struct store *store = c->worker->store;
+	uint64_t bytes = 0, number = 0;
+
+	for (bool more = true; more;) {
+		gate_lock(c);
+		size_t at = space_block_index(&c->space, number);
+		more = at < c->space.block_count;
+		if (more) {
+			const struct leaf *leaf = c->space.block[at].leaf;
+			number = c->space.block[at].number + 1;
+			for (unsigned i = 0; leaf->out > 0 && i < BLOCK_PAGES; i++)
+				if (entry_state(leaf->entry[i]) == PAGE_STORED)
+					bytes += store_blob_length(
+						store, entry_value(leaf->entry[i]));
+		}
+		gate_unlock(p, c);
+	}
+	return bytes;
+}
+
+static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
+{
+	memset(s, 0, sizeof(*s));
+#define X(name) s->name = atomic_load(&c->name);
+	CLIENT_COUNTERS(X)
+#undef X
+	s->resident_bytes = resident_bytes(c);
+	s->stored_bytes = stored_bytes(p, c);
+	gate_lock(c);
+	for (size_t i = 0; i < c->space.region_count; i++)
+		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
+	s->evicted_bytes = c->space.out_pages * PAGE_SIZE;
+	gate_unlock(p, c);
+}
+
+static void fill_info(struct pager *p, struct client *c, struct client_info *i)
+{
+	memset(i, 0, sizeof(*i));
+	i->id = c->id;
+	i->pid = c->pid;
+	i->agent_pid = c->agent_pid;
+	i->parent = c->parent;
+	i->uid = c->uid;
+	i->state = client_state(c);
+	memcpy(i->exe, c->exe, sizeof(i->exe));
+	memcpy(i->policy, c->policy, sizeof(i->policy));
+	i->uptime_ms = worker_now_ms() - c->born_ms;
+	fill_stats(p, c, &i->stats);
+}
+
+int control_clients(struct worker *w, struct client_info **ret, size_t *ret_count)
+{
+	struct client **client;
+	struct client_info *info;
+	struct pager pager;
+	size_t count;
+	int r = pager_init(&pager, w);
+
+	if (r < 0)
+		return r;
+	r = worker_clients(w, &client, &count);
+	if (r < 0) {
+		pager_done(&pager);
+		return r;
+	}
+	info = calloc(count ? count : 1, sizeof(*info));
+	for (size_t i = 0; i < count; i++) {
+		if (info)
+			fill_info(&pager, client[i], &info[i]);
+		client_unref(client[i]);
+	}
+	free(client);
+	pager_done(&pager);
+	if (!info)
+		return -ENOMEM;
+	*ret = info;
+	*ret_count = count;
+	return 0;
+}
+
+int control_client(struct worker *w, pid_t pid, struct client_info *ret)
+{
+	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	struct pager pager;
+	int r;
+
+	if (!c)
+		return -ESRCH;
+	r = pager_init(&pager, w);
+	if (r == 0) {
+		fill_info(&pager, c, ret);
+		pager_done(&pager);
+	}
+	client_unref(c);
+	return r;
+}
+
+/* ---- the service ---- */
+
+static uint64_t allocated_bytes(int fd)
+{
+	struct stat st;
+	return fd >= 0 && fstat(fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret_links)
+{
+	struct client **client;
+	size_t count;
+
+	if (worker_clients(w, &client, &count) < 0)
+		return;
+	s->clients = count;
+	for (size_t i = 0; i < count; i++) {
+		struct client *c = client[i];
+
+		pthread_mutex_lock(&c->gate);
+		for (size_t k = 0; k < c->space.region_count; k++)
+			s->managed_bytes += c->space.region[k].end - c->space.region[k].start;
+		pthread_mutex_unlock(&c->gate);
+		s->faults += atomic_load(&c->faults);
+		s->pages_evicted += atomic_load(&c->pages_evicted);
+		s->pages_restored += atomic_load(&c->pages_restored);
+		s->events += atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
+			     atomic_load(&c->events_remove) + atomic_load(&c->events_unmap);
+		*ret_links += allocated_bytes(c->link_fd);
+		client_unref(c);
+	}
+	free(client);
+}
+
+void control_service_stats(struct worker *w, struct service_stats *s)
+{
+	struct store_stats st;
+	struct histogram_sum latency;
+	uint64_t links = 0;
+
+	memset(s, 0, sizeof(*s));
+	memset(&latency, 0, sizeof(latency));
+	store_stats(w->store, &st);
+	readers_latency(w->readers, &latency);
+	sum_clients(w, s, &links);
+	s->uptime_s = (worker_now_ms() - w->started_ms) / 1000;
+	/* A page that forked children share counts once, as its memory would. */
+	s->evicted_bytes = st.blobs * STORE_PAGE;
+	s->stored_bytes = st.blob_bytes;
+	s->overhead_bytes = st.header_bytes + st.dead_bytes + st.index_bytes + st.table_bytes +
+			    atomic_load(&w->graveyard.leaves) * sizeof(struct leaf) + links;
+	s->baseline_bytes = w->baseline_bytes;
+	s->store_limit_bytes = st.limit_bytes;
+	s->faults += atomic_load(&w->past_faults);
+	s->pages_evicted += atomic_load(&w->past_evicted);
+	s->pages_restored += atomic_load(&w->past_restored);
+	s->events += atomic_load(&w->past_events);
+	s->fault_p50_us = histogram_percentile(&latency, 50);
+	s->fault_p99_us = histogram_percentile(&latency, 99);
+	s->fault_max_us = latency.max_us;
+	s->corrupt_pages = atomic_load(&w->corrupt_pages);
+}
+
+/* ---- orders ---- */
+
+int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
+{
+	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	int r;
+
+	if (!c)
+		return -ESRCH;
+	r = evictor_evict(w->evictor, c, ret);
+	client_unref(c);
+	return r;
+}
+
+int control_release(struct worker *w, pid_t pid, struct release_result *ret)
+{
+	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	struct pager pager;
+	int r, managed = CLIENT_MANAGED;
+
+	if (!c)
+		return -ESRCH;
+	r = pager_init(&pager, w);
+	if (r == 0) {
+		uint64_t before = atomic_load(&c->pages_restored);
+		/* An eviction that is under way stops at the next block. */
+		atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED);
+		r = restorer_give_back(&pager, c, 0, 1ULL << 47);
+		if (r == 0)
+			ret->restored_pages = atomic_load(&c->pages_restored) - before;
+		pager_done(&pager);
+	}
+	client_unref(c);
+	return r;
+}
+
+int control_reload(struct worker *w, char *message, size_t size)
+{
+	struct config *fresh;
+	int r;
+
+	if (!w->config_path) {
+		snprintf(message, size, "larderd was started without a config file");
+		return -ENOENT;
+	}
+	r = settings_load(w->config_path, &fresh, message, size);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&w->lock);
+	struct config *old = w->config;
+	w->config = fresh;
+	pthread_mutex_unlock(&w->lock);
+	config_free(old);
+	return 0;
+}

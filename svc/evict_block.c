@@ -1,0 +1,347 @@
+/* The way of a block:
+ *
+ *   RESIDENT -> HELD    [move_pages]     gate held from the order to the link (rule 2)
+ *   HELD     -> (blob)  [pack_pages]     no lock; faults are answered from the link meanwhile
+ *   HELD     -> STORED  [publish]        after the row is committed (rule 9)
+ *   HELD     -> RESIDENT [give_back]     where there is no blob: store full, packing failed
+ *                       zap               only now do the pages leave the client's memory */
+#include "evict_block.h"
+#include "adopt.h"
+#include "batch.h"
+#include "codec_pool.h"
+#include "indexer.h"
+#include "log.h"
+#include "order.h"
+#include "pagemap.h"
+#include "pager.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+	/* Pages of one order: some 30 us with the gate held, of which a fault sees half. */
+	RUN_PAGES = 64,
+	FENCE_TRIES = 50,
+	FENCE_WAIT_NS = 100000,
+};
+
+static void rest(long ns)
+{
+	struct timespec pause = {.tv_nsec = ns};
+	nanosleep(&pause, NULL);
+}
+
+/* ---- moving ---- */
+
+struct run {
+	unsigned first, count;
+};
+
+static bool movable(const struct client *c, uint64_t addr)
+{
+	uint32_t e = space_entry(&c->space, addr);
+	return entry_state(e) == PAGE_RESIDENT && space_region_at(&c->space, addr);
+}
+
+/* The next pages from `from` on that may go in one order. */
+static struct run next_run(const struct client *c, uint64_t number, unsigned from, bool huge)
+{
+	uint64_t base = number << BLOCK_SHIFT;
+	struct run run = {from, 0};
+
+	while (run.first < BLOCK_PAGES && !movable(c, base + run.first * PAGE_SIZE))
+		run.first++;
+	while (run.first + run.count < BLOCK_PAGES &&
+		run.count < (huge ? BLOCK_PAGES : RUN_PAGES) &&
+		movable(c, base + (run.first + run.count) * PAGE_SIZE))
+		run.count++;
+	return run;
+}
+
+/* Gate held. What an order moved is HELD from now on. */
+static void hold(
+	struct client *c, struct batch *b, unsigned tag, const struct order_result *res)
+{
+	struct leaf *leaf = space_leaf(&c->space, b->number);
+
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		if (!(res->moved[i / 64] >> i % 64 & 1))
+			continue;
+		blob_t unneeded = entry_blob(leaf->entry[i]);
+		if (unneeded != BLOB_NONE)
+			store_unref(c->worker->store, unneeded);
+		space_set(&c->space, b->number, leaf, i,
+			entry_make(PAGE_HELD, tag << HELD_SLOT_BITS | i));
+		b->moved[i / 64] |= 1ULL << i % 64;
+		b->count++;
+	}
+}
+
+/* Gate held. -EAGAIN: events are in flight, let go and come back. */
+static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned tag,
+	struct run run, struct evict_result *res)
+{
+	struct order_result done;
+	int r = pager_drain(p, c);
+
+	if (r < 0)
+		return r;
+	/* What was just read may have changed the run: then it is chosen anew. */
+	for (unsigned i = run.first; i < run.first + run.count; i++)
+		if (!movable(c, (b->number << BLOCK_SHIFT) + i * PAGE_SIZE))
+			return -EAGAIN;
+	r = order_move(c, b->number, run.first, run.count, &done);
+	if (r == -EIO) {
+		/* Pages lie in staging where nobody can read them now. Zeros would be a lie. */
+		c->failed = true;
+		log_error("client %d (%s): pages in staging can't be read; no fault of this "
+			  "client "
+			  "is answered any more",
+			(int)c->pid, c->exe);
+	}
+	if (r < 0)
+		return r;
+	hold(c, b, tag, &done);
+	res->shared_pages += done.busy_pages;
+	atomic_fetch_add(&c->move_refused, done.busy_pages);
+	return done.error == -EAGAIN || done.error == -ETIME ? done.error : 0;
+}
+
+/* Moves what can be moved of the block; the gate is let go between runs. */
+static int move_pages(struct pager *p, struct client *c, struct batch *b, unsigned tag,
+	bool huge, struct evict_result *res)
+{
+	unsigned from = 0, tries = 0;
+
+	while (from < BLOCK_PAGES) {
+		gate_lock(c);
+		struct run run = next_run(c, b->number, from, huge);
+		int r = client_state(c) == CLIENT_GONE ? -ESRCH
+			: run.count == 0	       ? 1
+						       : move_run(p, c, b, tag, run, res);
+		gate_unlock(p, c);
+		if (r == 1)
+			return 0;
+		if (r == -EAGAIN && ++tries < FENCE_TRIES) {
+			rest(FENCE_WAIT_NS);
+			from = run.first;
+			continue;
+		}
+		if (r == -EAGAIN)
+			res->busy_pages += run.count;
+		else if (r < 0)
+			return r;
+		from = run.first + run.count;
+	}
+	return 0;
+}
+
+/* ---- packing ---- */
+
+static void pack_page(void *arg, unsigned slot, struct store_scratch *scratch)
+{
+	struct batch *b = arg;
+	uint8_t page[STORE_PAGE];
+	struct store_packed packed;
+	blob_t blob;
+
+	if (!batch_has(b, slot))
+		return;
+	/* A copy of our own: the link can be written to by the client at any moment. */
+	memcpy(page, batch_bytes(b, slot), sizeof(page));
+	int r = store_pack(scratch, page, &packed);
+	if (r == 0)
+		r = store_put(b->owner->worker->store, &packed, &blob);
+	if (r == 0)
+		b->blob[slot] = blob;
+}
+
+static unsigned packed_pages(const struct batch *b)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++)
+		n += b->blob[i] != BLOB_NONE;
+	return n;
+}
+
+static void drop_blobs(struct batch *b)
+{
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		store_unref(b->owner->worker->store, b->blob[i]);
+		b->blob[i] = BLOB_NONE;
+	}
+}
+
+/* ---- finishing ---- */
+
+/* Gate held: a page of this batch that is still HELD in c, or -1. */
+static bool find_held(struct client *c, const struct batch *b, uint64_t *ret_addr)
+{
+	int tag = space_held_tag(&c->space, b);
+
+	for (size_t i = 0; tag >= 0 && i < c->space.block_count; i++) {
+		const struct block *k = &c->space.block[i];
+		for (unsigned page = 0; k->leaf->held > 0 && page < BLOCK_PAGES; page++) {
+			uint32_t e = k->leaf->entry[page];
+			if (entry_state(e) != PAGE_HELD ||
+				entry_value(e) >> HELD_SLOT_BITS != (unsigned)tag)
+				continue;
+			*ret_addr = (k->number << BLOCK_SHIFT) + page * PAGE_SIZE;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* HELD -> RESIDENT for every page that got no blob. Ends only when it is done or the client is
+ * gone. */
+static void give_back(struct pager *p, struct client *c, struct batch *b)
+{
+	for (;;) {
+		uint64_t addr = 0;
+		unsigned pages = 0;
+
+		gate_lock(c);
+		int r = pager_drain(p, c);
+		bool any = r == 0 && !c->failed && find_held(c, b, &addr);
+		if (any)
+			r = pager_restore(p, c, addr, 1, &pages);
+		if (r == -ENOENT && !uffd_fence_up(c->uffd))
+			space_set_state(&c->space, addr, PAGE_ABSENT);
+		if (!any)
+			space_unhold(&c->space, b);
+		gate_unlock(p, c);
+		if (!any)
+			return;
+		if (r < 0)
+			rest(FENCE_WAIT_NS);
+	}
+}
+
+/* HELD -> STORED, in the owner and in every child that was forked meanwhile. */
+static void publish(struct pager *p, struct batch *b)
+{
+	struct client *c = b->owner;
+
+	client_ref(c);
+	while (c) {
+		gate_lock(c);
+		unsigned left = batch_publish(b, c);
+		gate_unlock(p, c);
+		if (left > 0)
+			give_back(p, c, b);
+		client_unref(c);
+		c = batch_take_follower(b);
+	}
+}
+
+/* Stores what is HELD. What could not be stored goes back. */
+static int store_batch(
+	struct pager *p, struct codec_pool *pool, struct batch *b, struct evict_result *res)
+{
+	int r;
+
+	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
+	unsigned packed = packed_pages(b);
+	r = packed < b->count ? -ENOSPC : 0;
+	if (packed > 0) {
+		int e = indexer_flush(p, b->owner, b);
+		if (e < 0) {
+			drop_blobs(b);
+			packed = 0;
+			r = e;
+		}
+	}
+	publish(p, b);
+	/* The pages have references of their own now. */
+	drop_blobs(b);
+	res->moved_pages += packed;
+	res->failed_pages += b->count - packed;
+	atomic_fetch_add(&b->owner->pages_evicted, packed);
+	return r;
+}
+
+/* ---- the block ---- */
+
+/* Gate held. Is the block worth an order, and as one huge page? */
+static int examine(struct pager *p, struct client *c, uint64_t number, bool clear_suspects,
+	bool *ret_huge, struct evict_result *res)
+{
+	uint64_t base = number << BLOCK_SHIFT;
+	unsigned resident = 0;
+	int r = pager_drain(p, c);
+
+	if (r == 0 && clear_suspects)
+		space_clear_suspects(&c->space, number);
+	if (r == 0)
+		r = adopt_block(c, number);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		resident += movable(c, base + i * PAGE_SIZE);
+		res->suspect_pages +=
+			(space_entry(&c->space, base + i * PAGE_SIZE) & ENTRY_SUSPECT) != 0;
+	}
+	res->seen_pages += resident;
+	if (resident == 0)
+		return 0;
+	*ret_huge = pagemap_is_huge(c->pagemap, base);
+	if (*ret_huge && resident < BLOCK_PAGES) {
+		res->huge_pages += resident; /* moved whole or not at all */
+		return 0;
+	}
+	return 1;
+}
+
+static int move_block(
+	struct pager *p, struct client *c, struct batch *b, bool huge, struct evict_result *res)
+{
+	int tag, r = order_open(c);
+
+	if (r < 0)
+		return r == -EBUSY ? -ETIME : r == -ENOMEM ? -ESRCH : r;
+	gate_lock(c);
+	tag = space_hold(&c->space, b);
+	gate_unlock(p, c);
+	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
+	order_close(c);
+	return r;
+}
+
+int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
+	bool clear_suspects, struct evict_result *res)
+{
+	struct batch b;
+	bool huge = false;
+	int r = order_zap(c); /* what an earlier block could not */
+
+	if (r < 0)
+		return -ETIME;
+	gate_lock(c);
+	r = client_state(c) == CLIENT_MANAGED
+		    ? examine(p, c, number, clear_suspects, &huge, res)
+		    : -ESRCH;
+	gate_unlock(p, c);
+	if (r <= 0)
+		return r;
+
+	batch_init(&b, c, number);
+	r = move_block(p, c, &b, huge, res);
+	if (b.count > 0) {
+		int e = store_batch(p, pool, &b, res);
+		r = r < 0 ? r : e;
+	} else {
+		gate_lock(c);
+		space_unhold(&c->space, &b);
+		gate_unlock(p, c);
+	}
+	if (c->staging_used) {
+		int e = order_zap(c);
+		r = r < 0 ? r : e < 0 ? -ETIME : 0;
+	}
+	batch_done(&b);
+	return r;
+}

@@ -1,0 +1,17 @@
+/* One block (2 MiB) of a client out into the store: move, pack, commit, publish, zap. */
+#ifndef LARDER_EVICT_BLOCK_H
+#define LARDER_EVICT_BLOCK_H
+
+#include "client.h"
+#include "control.h"
+
+struct codec_pool;
+struct pager;
+
+/* 0, also when nothing could be taken (res says why). -ESRCH: the client is gone. -ETIME: its
+ * agent doesn't answer. -ENOSPC and other errors of the store: what was moved was given back.
+ */
+int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
+	bool clear_suspects, struct evict_result *res);
+
+#endif

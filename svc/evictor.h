@@ -1,0 +1,19 @@
+/* Moves pages out of clients and into the store. One thread, which also owns the index. */
+#ifndef LARDER_EVICTOR_H
+#define LARDER_EVICTOR_H
+
+#include "client.h"
+#include "control.h"
+
+struct evictor;
+
+int evictor_start(struct evictor **ret, struct worker *w);
+void evictor_stop(struct evictor *e); /* finishes the block it is at. NULL is fine */
+
+/* Takes all that may be taken now; returns when it is stored and gone. Any thread. */
+int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret);
+
+/* The client is gone from the tables: its rows may go. Never blocks. */
+void evictor_forget(struct evictor *e, uint64_t client_id);
+
+#endif

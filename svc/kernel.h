@@ -1,0 +1,76 @@
+/* The one header that includes <linux/userfaultfd.h>, with what Debian 12's headers (6.1) lack.
+ * Numbers are those of Linux 6.12's include/uapi. */
+#ifndef LARDER_KERNEL_H
+#define LARDER_KERNEL_H
+
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#ifndef UFFDIO_MOVE
+struct uffdio_move {
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 mode;
+	__s64 move; /* out: bytes moved, or -errno when the first page failed */
+};
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+#endif
+#ifndef UFFD_FEATURE_MOVE
+#define UFFD_FEATURE_MOVE (1ULL << 16)
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#ifndef KCMP_VM
+#define KCMP_VM 1
+#endif
+
+/* /proc/PID/pagemap, one u64 a page (Documentation/admin-guide/mm/pagemap.rst). */
+#define PM_PRESENT (1ULL << 63)
+#define PM_SWAP	   (1ULL << 62) /* set for guard pages as well */
+#define PM_GUARD   (1ULL << 58)
+#define PM_UFFD_WP (1ULL << 57)
+
+#ifndef PAGEMAP_SCAN
+struct pm_scan_arg {
+	__u64 size;
+	__u64 flags;
+	__u64 start;
+	__u64 end;
+	__u64 walk_end;
+	__u64 vec;
+	__u64 vec_len;
+	__u64 max_pages;
+	__u64 category_inverted;
+	__u64 category_mask;
+	__u64 category_anyof_mask;
+	__u64 return_mask;
+};
+struct page_region {
+	__u64 start;
+	__u64 end;
+	__u64 categories;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
+#endif
+#ifndef PAGE_IS_HUGE
+#define PAGE_IS_HUGE (1 << 6) /* mapped by a PMD */
+#endif
+
+#endif

@@ -1,0 +1,112 @@
+/* The link: memory shared by the service and one client's agent and shim.
+ *
+ *   offset      size
+ *   0           4096      struct link_head
+ *   4096        8192      slot table: struct link_slot per staging slot
+ *   12288       4096      requests of the shim: struct link_request
+ *   16384       512*4096  data slots: slot i holds the bytes of the page in staging slot i
+ *
+ * One memfd a client, made, sealed against resizing and filled by the service, and dropped to
+ * nothing (hole-punched) when no eviction is under way. The layout is ABI between a shim that a
+ * long-running program loaded months ago and a newer service: fields are only added, in the
+ * reserved space, and LINK_VERSION grows only with an incompatible change.
+ *
+ * One order is outstanding at a time (DESIGN rule 2: posted only when the agent is idle), so
+ * the order ring and the completion ring are one entry each.
+ *
+ *   service                                  agent
+ *   fill order, store seq = n (release)  ->  sees seq != done_seq (spins, or the eventfd woke
+ * it) does it, fills moved, error sees done_seq == n (acquire)         <-  stores done_seq = n
+ * (release), FUTEX_WAKE if waiting
+ *
+ * The service trusts nothing in here: it reads each completion field once, checks their
+ * range, and takes addresses only from its own memory. */
+#ifndef LARDER_LINK_H
+#define LARDER_LINK_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum {
+	LINK_VERSION = 1,
+	LINK_SLOTS = 512, /* one 2 MiB block: a huge page moves in one order */
+	LINK_REQUESTS = 32,
+	LINK_PAGE = 4096,
+	LINK_SLOT_TABLE_AT = 4096,
+	LINK_REQUESTS_AT = 12288,
+	LINK_DATA_AT = 16384,
+	LINK_BYTES = LINK_DATA_AT + LINK_SLOTS * LINK_PAGE,
+};
+#define LINK_MAGIC 0x6b6e696c7264726cULL /* "lrdrlink" */
+
+enum link_op {
+	/* MOVE each page of [addr, addr + pages) into the staging slot of the same place in its
+	 * 2 MiB block, first `slot`, and copy what moved into the data slots. */
+	LINK_MOVE = 1,
+	LINK_ZAP = 2,  /* give staging slots [slot, slot + pages) back to the kernel */
+	LINK_EXIT = 3, /* the agent ends: its program execed, or the service lets it go */
+};
+
+struct link_head {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t reserved0;
+	/* order: written by the service */
+	_Atomic uint32_t seq;
+	uint32_t op;
+	uint64_t addr;
+	uint32_t pages;
+	uint32_t slot;
+	_Atomic uint32_t
+		busy; /* orders follow closely: the agent spins a little before it sleeps */
+	_Atomic uint32_t waiting; /* the service sleeps on done_seq */
+	/* completion: written by the agent */
+	_Atomic uint32_t done_seq;
+	int32_t error;	     /* 0; -EAGAIN: stopped, the fence is up; else the last refusal */
+	uint32_t busy_pages; /* refused with EBUSY: shared or pinned */
+	uint64_t moved[LINK_SLOTS /
+		       64];	  /* bit i: slot i holds its page, and its bytes are copied */
+	_Atomic uint32_t asleep;  /* the agent sleeps in poll: an order needs the eventfd */
+	_Atomic uint32_t hung_up; /* the exec pipe hung up: is it still our program's memory? */
+};
+
+/* Written by the service before it posts a MOVE; tells a recovering service what staging holds.
+ */
+struct link_slot {
+	uint64_t addr; /* application page, 0 = none */
+	uint32_t seq;  /* of the order that was to move it */
+	uint32_t reserved;
+};
+
+/* What the shim asks for, before a call that the kernel reports no event for (rules 7, 12). */
+enum link_request_op {
+	LINK_GIVE_BACK =
+		1, /* put [addr, addr + len) back, unregister the mappings it touches */
+};
+/* FREE -> (shim) CLAIMED -> filled, POSTED -> (service) DONE -> (shim, after its call) FREE.
+ * While DONE, the range stays unregistered. */
+enum link_request_state { LINK_FREE, LINK_CLAIMED, LINK_POSTED, LINK_DONE };
+struct link_request {
+	_Atomic uint32_t state;
+	uint32_t op;
+	uint64_t addr;
+	uint64_t len;
+	int32_t result;
+	uint32_t reserved;
+};
+
+struct link {
+	struct link_head head;
+	uint8_t pad0[LINK_SLOT_TABLE_AT - sizeof(struct link_head)];
+	struct link_slot slot[LINK_SLOTS];
+	struct link_request request[LINK_REQUESTS];
+	uint8_t pad1[LINK_DATA_AT - LINK_REQUESTS_AT -
+		     LINK_REQUESTS * sizeof(struct link_request)];
+	uint8_t data[LINK_SLOTS][LINK_PAGE];
+};
+static_assert(sizeof(struct link) == LINK_BYTES, "the layout is ABI");
+static_assert(sizeof(struct link_slot) * LINK_SLOTS == LINK_REQUESTS_AT - LINK_SLOT_TABLE_AT,
+	"the slot table fills its place");
+
+#endif

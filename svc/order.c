@@ -1,0 +1,183 @@
+#include "order.h"
+#include "log.h"
+#include "pagemap.h"
+#include "rawcall.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	/* Some 20 us: a run of 64 pages takes the agent 15 to 40 us when it is awake. */
+	SPIN_ROUNDS = 2000,
+	/* The gate is held for at most this long: a stall that a client's threads can feel, but
+	 * longer than a busy machine lets a runnable process wait. */
+	MOVE_TIMEOUT_MS = 20,
+	/* Nobody waits for a zap. */
+	ZAP_TIMEOUT_MS = 2000,
+};
+
+static bool answered(const struct client *c)
+{
+	return atomic_load_explicit(&c->link->head.done_seq, memory_order_acquire) ==
+	       c->order_seq;
+}
+
+static bool wait_answer(struct client *c, unsigned timeout_ms)
+{
+	struct link_head *head = &c->link->head;
+	uint64_t until = worker_now_ns() + timeout_ms * 1000000ULL;
+
+	for (unsigned i = 0; i < SPIN_ROUNDS; i++) {
+		if (answered(c))
+			return true;
+		rawpause();
+	}
+	atomic_store(&head->waiting, 1);
+	while (!answered(c)) {
+		uint64_t now = worker_now_ns();
+		uint32_t seen = atomic_load(&head->done_seq);
+		if (now >= until)
+			break;
+		struct timespec left = {.tv_sec = (time_t)((until - now) / 1000000000),
+			.tv_nsec = (long)((until - now) % 1000000000)};
+		if (seen != c->order_seq)
+			syscall(SYS_futex, &head->done_seq, FUTEX_WAIT, seen, &left, NULL, 0);
+	}
+	atomic_store(&head->waiting, 0);
+	return answered(c);
+}
+
+static void post(
+	struct client *c, enum link_op op, uint64_t addr, unsigned slot, unsigned pages)
+{
+	struct link_head *head = &c->link->head;
+	uint64_t one = 1;
+
+	head->op = op;
+	head->addr = addr;
+	head->slot = slot;
+	head->pages = pages;
+	c->clock++;
+	atomic_store(&head->seq, ++c->order_seq);
+	if (atomic_load(&head->asleep) && write(c->doorbell, &one, sizeof(one)) < 0)
+		log_warn("client %d: the agent's eventfd: %s", (int)c->pid, strerror(errno));
+}
+
+void order_busy(struct client *c, bool busy)
+{
+	atomic_store_explicit(&c->link->head.busy, busy, memory_order_relaxed);
+}
+
+int order_open(struct client *c)
+{
+	if (!answered(c))
+		return -EBUSY;
+	return uffd_register(
+		c->uffd, c->staging, sizeof(c->link->data), UFFDIO_REGISTER_MODE_WP);
+}
+
+void order_close(struct client *c)
+{
+	uffd_unregister(c->uffd, c->staging, sizeof(c->link->data));
+}
+
+/* Copies what staging holds into the link, in the agent's stead. Staging is unregistered and
+ * present: reading it waits for nobody. */
+static int copy_for_agent(struct client *c, unsigned first, unsigned count)
+{
+	struct iovec local = {c->link->data[first], count * PAGE_SIZE};
+	struct iovec remote = {
+		(void *)(uintptr_t)(c->staging + first * PAGE_SIZE), count * PAGE_SIZE};
+	const pid_t holder[] = {c->agent_pid, c->pid};
+
+	/* A leader that has exited has no memory to look into; the agent shares it. */
+	for (size_t i = 0; i < sizeof(holder) / sizeof(holder[0]); i++)
+		if (process_vm_readv(holder[i], &local, 1, &remote, 1, 0) ==
+			(ssize_t)(count * PAGE_SIZE))
+			return 0;
+	return pagemap_alive(c->pagemap) ? -EIO : -ESRCH;
+}
+
+static int revoke_order(
+	struct client *c, unsigned first, unsigned count, struct order_result *res)
+{
+	uint8_t here[LINK_SLOTS];
+	int r;
+
+	order_close(c); /* from here on a late MOVE fails */
+	atomic_fetch_add(&c->orders_revoked, 1);
+	r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, here);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < count; i++) {
+		if (here[i] == PAGE_NONE)
+			continue;
+		r = copy_for_agent(c, first + i, 1);
+		if (r < 0)
+			return r;
+		res->moved[(first + i) / 64] |= 1ULL << (first + i) % 64;
+	}
+	res->error = -ETIME;
+	return 0;
+}
+
+int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
+	struct order_result *ret)
+{
+	struct order_result res = {.error = 0};
+	const struct link_head *head = &c->link->head;
+	uint64_t addr = (block << BLOCK_SHIFT) + first * PAGE_SIZE;
+	int r = 0;
+
+	for (unsigned i = first; i < first + count; i++)
+		c->link->slot[i] = (struct link_slot){
+			.addr = addr + (i - first) * PAGE_SIZE, .seq = c->order_seq + 1};
+	post(c, LINK_MOVE, addr, first, count);
+	c->staging_used = true;
+	if (!wait_answer(c, MOVE_TIMEOUT_MS)) {
+		r = revoke_order(c, first, count, &res);
+	} else {
+		/* Read once each; only slots that were ordered count. */
+		for (unsigned i = first; i < first + count; i++)
+			res.moved[i / 64] |= head->moved[i / 64] & 1ULL << i % 64;
+		res.error = head->error;
+		res.busy_pages = head->busy_pages;
+	}
+	if (r == 0)
+		*ret = res;
+	return r;
+}
+
+int order_zap(struct client *c)
+{
+	if (!c->staging_used)
+		return 0;
+	if (!answered(c))
+		return -EBUSY;
+	post(c, LINK_ZAP, 0, 0, LINK_SLOTS);
+	if (!wait_answer(c, ZAP_TIMEOUT_MS))
+		return -ETIME;
+	if (c->link->head.error < 0)
+		return -EIO;
+	memset(c->link->slot, 0, sizeof(c->link->slot));
+	c->staging_used = false;
+	return 0;
+}
+
+void order_exit(struct link *link, int doorbell)
+{
+	uint64_t one = 1;
+
+	if (!link || doorbell < 0)
+		return;
+	link->head.op = LINK_EXIT;
+	atomic_fetch_add(&link->head.seq, 1);
+	if (write(doorbell, &one, sizeof(one)) < 0)
+		log_debug("an agent can't be told to end: %s", strerror(errno));
+}

@@ -1,0 +1,375 @@
+#include "pager.h"
+#include "batch.h"
+#include "log.h"
+#include "pagemap.h"
+#include "restorer.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+	/* While the fence is up it usually falls within the time a thread needs to be
+	   scheduled. */
+	FENCE_TRIES = 20,
+};
+
+static const uint8_t zeros[PAGER_WINDOW_MAX * PAGE_SIZE] __attribute__((aligned(4096)));
+
+int pager_init(struct pager *p, struct worker *w)
+{
+	memset(p, 0, sizeof(*p));
+	p->worker = w;
+	p->buffer = aligned_alloc(PAGE_SIZE, PAGER_WINDOW_MAX * PAGE_SIZE);
+	int r = p->buffer ? store_scratch_new(&p->scratch) : -ENOMEM;
+	if (r < 0)
+		pager_done(p);
+	return r;
+}
+
+void pager_done(struct pager *p)
+{
+	store_scratch_free(p->scratch);
+	free(p->buffer);
+	memset(p, 0, sizeof(*p));
+}
+
+/* ---- the gate ---- */
+
+void gate_lock(struct client *c)
+{
+	pthread_mutex_lock(&c->gate);
+}
+
+void gate_unlock(struct pager *p, struct client *c)
+{
+	pthread_mutex_unlock(&c->gate);
+	if (atomic_load(&c->pending))
+		pager_service(p, c);
+}
+
+void pager_service(struct pager *p, struct client *c)
+{
+	do {
+		/* Note first, then try: if the gate is taken, its holder sees the note after it
+		 * has let go; if not, we do it ourselves. */
+		atomic_store(&c->pending, true);
+		if (pthread_mutex_trylock(&c->gate) != 0)
+			return;
+		atomic_store(&c->pending, false);
+		if (pager_drain(p, c) == -ESRCH)
+			client_mark_gone(c);
+		pthread_mutex_unlock(&c->gate);
+	} while (atomic_load(&c->pending));
+}
+
+/* ---- answering ---- */
+
+/* Rule 8: better a stopped client than one that reads something else. */
+static void stop_client(struct client *c, uint64_t addr)
+{
+	c->failed = true;
+	atomic_fetch_add(&c->worker->corrupt_pages, 1);
+	log_error("client %d (%s): page 0x%llx can't be restored exactly: its blob is damaged; "
+		  "the "
+		  "client is stopped (SIGSTOP) rather than shown something else",
+		(int)c->pid, c->exe, (unsigned long long)addr);
+	if (c->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, c->pidfd, SIGSTOP, NULL, 0);
+}
+
+/* Fills one page of the buffer from wherever its bytes are. */
+static int fetch(struct pager *p, struct client *c, uint32_t e, void *page)
+{
+	uint32_t value = entry_value(e);
+
+	if (entry_state(e) == PAGE_STORED)
+		return store_get(p->worker->store, p->scratch, value, page);
+	memcpy(page,
+		batch_bytes(c->space.held[value >> HELD_SLOT_BITS], value & (BLOCK_PAGES - 1)),
+		PAGE_SIZE);
+	return 0;
+}
+
+static bool entry_out(uint32_t e)
+{
+	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
+}
+
+static void made_resident(struct client *c, uint64_t addr, uint64_t bytes)
+{
+	for (uint64_t a = addr; a < addr + bytes; a += PAGE_SIZE)
+		space_set_state(&c->space, a, PAGE_RESIDENT);
+}
+
+int pager_restore(
+	struct pager *p, struct client *c, uint64_t addr, unsigned pages, unsigned *ret_pages)
+{
+	unsigned n = 0;
+	uint64_t done = 0;
+	int r = 0;
+
+	if (pages > PAGER_WINDOW_MAX)
+		pages = PAGER_WINDOW_MAX;
+	while (n < pages) {
+		uint32_t e = space_entry(&c->space, addr + n * PAGE_SIZE);
+		if (!entry_out(e))
+			break;
+		r = fetch(p, c, e, p->buffer + n * PAGE_SIZE);
+		if (r < 0)
+			break;
+		n++;
+	}
+	if (n == 0)
+		return *ret_pages = 0, r;
+	r = uffd_copy(c->uffd, addr, p->buffer, n * PAGE_SIZE, &done);
+	if (r == -EEXIST) {
+		/* It is there, though recorded as out. What the client has, wins (rule 10). */
+		atomic_fetch_add(&c->blocks_recovered, 1);
+		made_resident(c, addr + done, PAGE_SIZE);
+		uffd_wake(c->uffd, addr + done, PAGE_SIZE);
+		r = 0;
+	}
+	made_resident(c, addr, done);
+	atomic_fetch_add(&c->pages_restored, done / PAGE_SIZE);
+	*ret_pages = (unsigned)(done / PAGE_SIZE);
+	return done > 0 ? 0 : r;
+}
+
+/* How many pages to bring with one that faulted: one at first, twice as many each time that the
+ * client goes on where the last answer ended. */
+static unsigned window_for(struct client *c, uint64_t addr)
+{
+	if (addr != c->next_fault || c->window == 0)
+		return 1;
+	return c->window < PAGER_WINDOW_MAX / 2 ? c->window * 2 : PAGER_WINDOW_MAX;
+}
+
+/* Pages from addr on that are known to be holes: no record, and nothing in the page table, not
+ * even a guard. */
+static unsigned hole_pages(struct client *c, uint64_t addr, unsigned pages)
+{
+	const struct region *r = space_region_at(&c->space, addr);
+	uint8_t here[PAGER_WINDOW_MAX];
+	unsigned n = 1;
+
+	if (pages <= 1 || !r || c->pagemap < 0)
+		return 1;
+	if (pages > (r->end - addr) / PAGE_SIZE)
+		pages = (unsigned)((r->end - addr) / PAGE_SIZE);
+	if (pagemap_read(c->pagemap, addr, pages, here) < 0)
+		return 1;
+	while (n < pages && here[n] == PAGE_NONE &&
+		!entry_out(space_entry(&c->space, addr + n * PAGE_SIZE)))
+		n++;
+	return n;
+}
+
+/* A first touch, a page that the program discarded, or one that vanished without an event
+ * (reclaimed after MADV_FREE). */
+static int answer_zeros(struct client *c, const struct fault *f, unsigned *ret_pages)
+{
+	uint64_t done = 0;
+	int r;
+
+	if (f->write) {
+		unsigned pages = hole_pages(c, f->addr, *ret_pages);
+		r = uffd_copy(c->uffd, f->addr, zeros, pages * PAGE_SIZE, &done);
+	} else {
+		r = uffd_zero(c->uffd, f->addr, PAGE_SIZE, &done);
+	}
+	if (r == -EEXIST && done == 0) {
+		uffd_wake(
+			c->uffd, f->addr, PAGE_SIZE); /* answered already: it was read twice */
+		made_resident(c, f->addr, PAGE_SIZE);
+		return *ret_pages = 1, 0;
+	}
+	made_resident(c, f->addr, done);
+	atomic_fetch_add(&c->zero_faults, 1);
+	*ret_pages = (unsigned)(done / PAGE_SIZE);
+	return done > 0 ? 0 : r;
+}
+
+/* 0: answered, or nobody waits any more. -EAGAIN, -ENOMEM: later. -ESRCH. */
+static int answer(struct pager *p, struct client *c, const struct fault *f)
+{
+	unsigned pages = window_for(c, f->addr);
+	bool out = entry_out(space_entry(&c->space, f->addr));
+	int r;
+
+	if (c->failed)
+		return 0;
+	if (out)
+		r = pager_restore(p, c, f->addr, pages, &pages);
+	else
+		r = answer_zeros(c, f, &pages);
+	if (r == -EBADMSG) {
+		stop_client(c, f->addr);
+		return 0;
+	}
+	if (r == -ENOENT || r == -EINVAL) {
+		/* Unmapped, or not registered any more: the access will find that out itself.
+		 */
+		uffd_wake(c->uffd, f->addr, PAGE_SIZE);
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	c->window = pages ? pages : 1;
+	c->next_fault = f->addr + c->window * PAGE_SIZE;
+	uint64_t ns = worker_now_ns() - f->read_ns;
+	histogram_add(&p->latency, ns);
+	atomic_fetch_add(&c->faults, 1);
+	atomic_fetch_add(&c->stall_us, (ns + 500) / 1000);
+	return 0;
+}
+
+/* ---- messages ---- */
+
+static void defer(struct client *c, const struct uffd_msg *m)
+{
+	uint64_t addr = m->arg.pagefault.address & PAGE_MASK;
+
+	if (c->deferred_count == DEFERRED_MAX) {
+		/* No room to remember it: the thread faults again, and is read again. */
+		uffd_wake(c->uffd, addr, PAGE_SIZE);
+		return;
+	}
+	c->deferred[c->deferred_count++] = (struct fault){.addr = addr,
+		.read_ns = worker_now_ns(),
+		.write = m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE};
+}
+
+static void on_fault(struct client *c, const struct uffd_msg *m)
+{
+	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+		restorer_ring(c->worker->restorer, c); /* the shim wants something */
+	else
+		defer(c, m);
+}
+
+/* Rule 5: what an UNMAP or REMAP dropped while this fork was under way. The child's own
+ * mappings tell whether its page tables were copied before: then the page can be put there now.
+ * If not, there is no registered mapping, and nothing may stay on record for what is mapped
+ * there later. */
+static void settle_aside(struct pager *p, const struct space *parent, struct client *child)
+{
+	for (size_t i = 0; i < parent->aside_count; i++)
+		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
+			uint64_t addr =
+				(parent->aside[i].number << BLOCK_SHIFT) + page * PAGE_SIZE;
+			unsigned done;
+
+			if (!entry_out(parent->aside[i].leaf->entry[page]))
+				continue;
+			if (pager_restore(p, child, addr, 1, &done) == -ENOENT)
+				space_set_state(&child->space, addr, PAGE_ABSENT);
+		}
+}
+
+static void on_fork(struct pager *p, struct client *c, int ufd)
+{
+	struct client *child = worker_new_client(p->worker, ufd);
+
+	child->parent = c->id;
+	child->uid = c->uid;
+	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
+	snprintf(child->policy, sizeof(child->policy), "%s", c->policy);
+	atomic_store(&child->state, CLIENT_FORKED);
+	space_fork(&c->space, &child->space);
+	for (int i = 0; i < HELD_TAGS; i++)
+		if (child->space.held[i])
+			batch_follow(child->space.held[i], child);
+	settle_aside(p, &c->space, child);
+	atomic_fetch_add(&c->events_fork, 1);
+	worker_publish_client(p->worker, child);
+}
+
+static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
+{
+	switch (m->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		on_fault(c, m);
+		return;
+	case UFFD_EVENT_FORK:
+		on_fork(p, c, (int)m->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		space_remap(&c->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		atomic_fetch_add(&c->events_remap, 1);
+		break;
+	case UFFD_EVENT_REMOVE:
+		space_remove(&c->space, m->arg.remove.start, m->arg.remove.end);
+		atomic_fetch_add(&c->events_remove, 1);
+		break;
+	case UFFD_EVENT_UNMAP:
+		space_unmap(&c->space, m->arg.remove.start, m->arg.remove.end);
+		atomic_fetch_add(&c->events_unmap, 1);
+		break;
+	default:
+		log_warn("client %d: unknown userfaultfd event 0x%x", (int)c->pid, m->event);
+		break;
+	}
+	c->clock++;
+}
+
+/* Reads once. Returns the number of messages, 0 when there are none. */
+static int read_some(struct pager *p, struct client *c)
+{
+	struct uffd_msg msg[PAGER_MESSAGES];
+	ssize_t n = read(c->uffd, msg, sizeof(msg));
+
+	if (n < 0)
+		/* EMFILE: a FORK stays queued, and its client waits, until there is room. */
+		return errno == EAGAIN || errno == EINTR || errno == EMFILE || errno == ENFILE
+			       ? 0
+			       : -errno;
+	int count = (int)((size_t)n / sizeof(msg[0]));
+	for (int i = 0; i < count; i++)
+		apply(p, c, &msg[i]);
+	return count;
+}
+
+/* Tries every deferred fault once; keeps those that must wait. */
+static int answer_deferred(struct pager *p, struct client *c)
+{
+	unsigned kept = 0;
+	int r = 0;
+
+	for (unsigned i = 0; i < c->deferred_count && r != -ESRCH; i++) {
+		r = answer(p, c, &c->deferred[i]);
+		if (r < 0)
+			c->deferred[kept++] = c->deferred[i];
+	}
+	c->deferred_count = kept;
+	return r == -ESRCH ? r : 0;
+}
+
+int pager_drain(struct pager *p, struct client *c)
+{
+	int r, tries = 0;
+
+	if (client_state(c) == CLIENT_GONE)
+		return -ESRCH;
+	for (;;) {
+		r = read_some(p, c);
+		if (r < 0)
+			return r;
+		bool more = r > 0;
+		if (c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
+			return r;
+		if (!more && (c->deferred_count == 0 || ++tries == FENCE_TRIES))
+			break;
+	}
+	if (c->space.aside_count > 0 && !uffd_fence_up(c->uffd))
+		space_forget_aside(&c->space);
+	/* A FORK may be queued behind the fence, or have found no descriptor. */
+	if (c->deferred_count > 0 || c->space.aside_count > 0)
+		worker_retry_later(p->worker, c);
+	return 0;
+}

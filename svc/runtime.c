@@ -1,0 +1,137 @@
+#include "runtime.h"
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+static int take_lock(struct runtime *r, const char *dir)
+{
+	char path[600];
+
+	snprintf(path, sizeof(path), "%s/lock", dir);
+	r->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (r->lock_fd < 0) {
+		log_error("%s: %s", path, strerror(errno));
+		return -errno;
+	}
+	if (flock(r->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		int e = errno;
+		log_error("%s: %s", path,
+			e == EWOULDBLOCK ? "another larderd runs with this runtime directory"
+					 : strerror(e));
+		return -e;
+	}
+	return 0;
+}
+
+static bool is_tmpfs(const char *path)
+{
+	struct statfs fs;
+	return statfs(path, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+static bool is_mount_point(const char *path, const char *parent)
+{
+	struct stat a, b;
+	return stat(path, &a) == 0 && stat(parent, &b) == 0 && a.st_dev != b.st_dev;
+}
+
+static int mount_store(struct runtime *r, const char *dir, uint64_t size)
+{
+	char options[128];
+
+	if (is_mount_point(r->store, dir)) {
+		if (is_tmpfs(r->store))
+			return 0; /* the unit's, or one that an earlier larderd left */
+		log_error("%s: on another file system than tmpfs, which would write clients' "
+			  "memory "
+			  "to a disk; unmount it, or mount a tmpfs there",
+			r->store);
+		return -ENOTSUP;
+	}
+	if (size)
+		snprintf(options, sizeof(options), "mode=0700,huge=never,noswap,size=%llu",
+			(unsigned long long)size);
+	else
+		snprintf(options, sizeof(options), "mode=0700,huge=never,noswap");
+	if (mount("larder", r->store, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0) {
+		log_error("%s: mounting a tmpfs (%s): %s", r->store, options, strerror(errno));
+		return -errno;
+	}
+	r->mounted = true;
+	return 0;
+}
+
+int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes)
+{
+	struct runtime r = {.lock_fd = -1};
+	int e = 0;
+
+	if ((size_t)snprintf(r.store, sizeof(r.store), "%s/store", dir) >=
+		sizeof(r.store) - 64) {
+		log_error("%s: runtime directory: name too long", dir);
+		return -ENAMETOOLONG;
+	}
+	if (mkdir(dir, 0755) < 0 && errno != EEXIST) {
+		log_error("%s: %s", dir, strerror(errno));
+		return -errno;
+	}
+	e = take_lock(&r, dir);
+	if (e == 0 && mkdir(r.store, 0700) < 0 && errno != EEXIST) {
+		e = -errno;
+		log_error("%s: %s", r.store, strerror(-e));
+	}
+	if (e == 0)
+		e = mount_store(&r, dir, size_bytes);
+	if (e < 0) {
+		runtime_close(&r);
+		return e;
+	}
+	*ret = r;
+	return 0;
+}
+
+void runtime_close(struct runtime *r)
+{
+	if (r->mounted && umount2(r->store, 0) < 0)
+		log_warn("%s: %s; left mounted", r->store, strerror(errno));
+	if (r->mounted)
+		rmdir(r->store);
+	if (r->lock_fd >= 0)
+		close(r->lock_fd);
+	r->lock_fd = -1;
+	r->mounted = false;
+}
+
+int runtime_listen(const char *dir, const char *name, int type, unsigned mode)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s", dir, name);
+
+	if (n < 0 || (size_t)n >= sizeof(addr.sun_path)) {
+		log_error("%s/%s: too long for a socket's name (%zu bytes at most)", dir, name,
+			sizeof(addr.sun_path) - 1);
+		return -ENAMETOOLONG;
+	}
+	unlink(addr.sun_path);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+		chmod(addr.sun_path, mode) < 0 || listen(fd, 512) < 0) {
+		int e = errno;
+		log_error("%s: %s", addr.sun_path, strerror(e));
+		if (fd >= 0)
+			close(fd);
+		return -e;
+	}
+	return fd;
+}

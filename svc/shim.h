@@ -1,0 +1,27 @@
+/* Inside liblarder.so: what its files share. Nothing here is visible to the program. */
+#ifndef LARDER_SHIM_H
+#define LARDER_SHIM_H
+
+#include <stdint.h>
+#include <stddef.h>
+
+struct link;
+
+/* Set once by the constructor, before the program has threads; read-only afterwards. */
+struct shim {
+	struct link *link; /* NULL: this program isn't managed */
+	volatile uint8_t *bell;
+};
+extern struct shim shim;
+
+/* Hands this program's userfaultfd to the service and starts the agent. On any failure nothing
+ * remains: no descriptor, no mapping, no process. errno is kept. */
+void shim_attach(void);
+
+/* Has [addr, addr + len) put back and the mappings it touches unregistered, and keeps them so
+ * until shim_end(ticket). Returns a ticket, or -1 when there is nothing to be done. In a forked
+ * child, which has no link, the pages are brought back by touching them. errno is kept. */
+int shim_give_back(const void *addr, size_t len);
+void shim_end(int ticket);
+
+#endif

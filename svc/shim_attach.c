@@ -1,0 +1,269 @@
+/* The preloaded library's constructor: libeatmydata's rule holds, the program must not be able
+ * to tell. Everything opened here is closed again, but for the write end of one pipe. */
+#include "agent.h"
+#include "kernel.h"
+#include "link.h"
+#include "protocol.h"
+#include "shim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	/* A service that doesn't answer (stopped, swapped out) may not hold a program up for
+	   longer. */
+	ANSWER_TIMEOUT_MS = 500,
+	/* The pipe's descriptor number: out of the way of programs that count on the lowest
+	 * free one, low enough that the kernel's table needn't grow much. */
+	PIPE_FD_FROM = 1000,
+	STAGING_BYTES = LINK_SLOTS * LINK_PAGE,
+	/* One reservation, with a PROT_NONE page between any two parts. */
+	AREA_BYTES = STAGING_BYTES + AGENT_STACK_BYTES + 6 * LINK_PAGE,
+	HUGE_BYTES = 2 << 20,
+	/* A program so near its limit on address space that our few MiB would be felt is left
+	   alone. */
+	LIMIT_MARGIN = 64 << 20,
+};
+
+struct shim shim;
+
+struct area {
+	uint8_t *base; /* page aligned; AREA_BYTES */
+	uint8_t *staging, *bell, *stack;
+};
+
+static int connect_service(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	const char *dir = secure_getenv("LARDER_RUNTIME_DIR");
+	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/attach.sock",
+		dir && *dir ? dir : "/run/larder");
+	struct timeval limit = {.tv_usec = ANSWER_TIMEOUT_MS * 1000};
+
+	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
+		return -1;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
+		connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int send_hello(int socket_fd)
+{
+	struct message_hello hello = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
+	const char *policy = secure_getenv("LARDER_POLICY");
+	const char *first = secure_getenv("LARDER_RUN_PID");
+
+	if (policy)
+		snprintf(hello.policy, sizeof(hello.policy), "%s", policy);
+	if (!first || atol(first) != (long)getpid())
+		hello.flags |= HELLO_INHERITED;
+	return send(socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello) ? 0 : -1;
+}
+
+/* Fills fds[WELCOME_FDS]; on failure none is left open. */
+static int receive_welcome(int socket_fd, int *fds)
+{
+	struct message_welcome welcome;
+	struct iovec iov = {&welcome, sizeof(welcome)};
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(WELCOME_FDS * sizeof(int))];
+	} control;
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(socket_fd, &msg, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&msg);
+	size_t count = 0;
+
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	if (count > 0)
+		memcpy(fds, CMSG_DATA(c), count * sizeof(int));
+	if (n == sizeof(welcome) && welcome.head.magic == PROTOCOL_MAGIC &&
+		welcome.head.version == PROTOCOL_VERSION &&
+		welcome.head.type == MESSAGE_WELCOME && count == WELCOME_FDS)
+		return 0;
+	for (size_t i = 0; i < count; i++)
+		close(fds[i]);
+	return -1;
+}
+
+static bool near_limit(void)
+{
+	static const int kinds[] = {RLIMIT_AS, RLIMIT_DATA};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct rlimit limit;
+		if (getrlimit(kinds[i], &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+			limit.rlim_cur < LIMIT_MARGIN)
+			return true;
+	}
+	return false;
+}
+
+/*   base                                  2 MiB aligned
+ *   | guard | stack 16K | guard | bell | guard | staging 2M | guard |  */
+static int area_new(struct area *ret)
+{
+	size_t reserve = AREA_BYTES + HUGE_BYTES;
+	size_t before = AREA_BYTES - STAGING_BYTES - LINK_PAGE;
+	uint8_t *p = mmap(
+		NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -1;
+
+	uintptr_t staging =
+		((uintptr_t)p + before + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1);
+	struct area a = {.base = (uint8_t *)staging - before, .staging = (uint8_t *)staging};
+	a.stack = a.base + LINK_PAGE;
+	a.bell = a.stack + AGENT_STACK_BYTES + LINK_PAGE;
+	if (a.base > p)
+		munmap(p, (size_t)(a.base - p));
+	if (a.base + AREA_BYTES < p + reserve)
+		munmap(a.base + AREA_BYTES, (size_t)(p + reserve - (a.base + AREA_BYTES)));
+
+	if (mprotect(a.stack, AGENT_STACK_BYTES, PROT_READ | PROT_WRITE) < 0 ||
+		mprotect(a.bell, LINK_PAGE, PROT_READ | PROT_WRITE) < 0 ||
+		mprotect(a.staging, STAGING_BYTES, PROT_READ | PROT_WRITE) < 0 ||
+		/* A child's copies would make the pages shared, and MOVE refuses those. */
+		madvise(a.base, AREA_BYTES, MADV_DONTFORK) < 0) {
+		munmap(a.base, AREA_BYTES);
+		return -1;
+	}
+	*(volatile uint8_t *)a.bell = 1; /* present, so that it can be write-protected */
+	*ret = a;
+	return 0;
+}
+
+static struct link *link_map(int fd)
+{
+	struct link *l = mmap(NULL, sizeof(*l), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (l == MAP_FAILED)
+		return NULL;
+	if (l->head.magic != LINK_MAGIC || l->head.version != LINK_VERSION ||
+		madvise(l, sizeof(*l), MADV_DONTFORK) < 0) {
+		munmap(l, sizeof(*l));
+		return NULL;
+	}
+	return l;
+}
+
+/* The program keeps the write end, close-on-exec: its closing tells the agent of an exec. */
+static int exec_pipe(int *ret_read, int *ret_write)
+{
+	int fds[2];
+	struct rlimit limit = {.rlim_cur = 1024};
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -1;
+	getrlimit(RLIMIT_NOFILE, &limit);
+	int from = limit.rlim_cur > PIPE_FD_FROM ? PIPE_FD_FROM
+		   : limit.rlim_cur > 8		 ? (int)limit.rlim_cur - 8
+						 : 0;
+	int high = fcntl(fds[1], F_DUPFD_CLOEXEC, from);
+	if (high >= 0) {
+		close(fds[1]);
+		fds[1] = high;
+	}
+	*ret_read = fds[0];
+	*ret_write = fds[1];
+	return 0;
+}
+
+static pid_t agent_start(const struct area *area, struct link *l, int uffd, int socket_fd,
+	int doorbell, int pipe_read)
+{
+	struct agent *a = (struct agent *)(void *)area->stack;
+	uint64_t all = ~0ULL, before;
+
+	*a = (struct agent){.link = l,
+		.staging = (uintptr_t)area->staging,
+		.bell = (uintptr_t)area->bell,
+		.program = getpid(),
+		.uffd = uffd,
+		.socket = socket_fd,
+		.doorbell = doorbell,
+		.exec_pipe = pipe_read};
+	/* Blocked before it is born, real-time signals 32 and 33 included: it inherits the mask
+	 * and must never run one of the program's handlers. */
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
+	pid_t pid = clone(agent_main, area->stack + AGENT_STACK_BYTES, CLONE_VM, a);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before));
+	return pid;
+}
+
+static void take_over(int socket_fd, const int *fds)
+{
+	struct area area;
+	int pipe_read = -1, pipe_write = -1;
+	int uffd = ioctl(fds[WELCOME_FD_DEVICE], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	struct link *l = uffd < 0 ? NULL : link_map(fds[WELCOME_FD_LINK]);
+
+	if (!l || area_new(&area) < 0)
+		goto no_area;
+	if (exec_pipe(&pipe_read, &pipe_write) < 0)
+		goto no_agent;
+	if (agent_start(&area, l, uffd, socket_fd, fds[WELCOME_FD_DOORBELL], pipe_read) > 0) {
+		shim.bell = area.bell;
+		shim.link = l;
+		goto out;
+	}
+	close(pipe_write);
+no_agent:
+	munmap(area.base, AREA_BYTES);
+no_area:
+	if (l)
+		munmap(l, sizeof(*l));
+out:
+	if (pipe_read >= 0)
+		close(pipe_read);
+	if (uffd >= 0)
+		close(uffd); /* the agent has its own; a forked child must not have one */
+}
+
+/* Agents of images that this process ran before its last exec. They are its children still,
+ * with exit signal 0: no wait of the program's sees them, so none would ever be reaped. */
+static void reap_agents(void)
+{
+	while (waitpid(-1, NULL, (int)__WCLONE | WNOHANG) > 0)
+		;
+}
+
+void shim_attach(void)
+{
+	int saved = errno, fds[WELCOME_FDS];
+	int socket_fd = near_limit() ? -1 : connect_service();
+
+	if (socket_fd >= 0) {
+		if (send_hello(socket_fd) == 0 && receive_welcome(socket_fd, fds) == 0) {
+			take_over(socket_fd, fds);
+			for (int i = 0; i < WELCOME_FDS; i++)
+				close(fds[i]);
+		}
+		close(socket_fd);
+	}
+	reap_agents();
+	errno = saved;
+}

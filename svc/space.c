@@ -1,0 +1,415 @@
+#include "space_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- memory ---- */
+
+static void wait_for_memory(void)
+{
+	struct timespec pause = {.tv_nsec = 1000000};
+	nanosleep(&pause, NULL);
+}
+
+void *space_alloc(size_t size)
+{
+	void *p;
+	while (!(p = malloc(size)))
+		wait_for_memory();
+	return p;
+}
+
+/* Room for one more element. */
+void space_make_room(void **array, size_t count, size_t *room, size_t element)
+{
+	if (count < *room)
+		return;
+	size_t want = *room ? *room * 2 : 16;
+	void *p;
+	while (!(p = realloc(*array, want * element)))
+		wait_for_memory();
+	*array = p;
+	*room = want;
+}
+
+/* ---- graveyard ---- */
+
+void graveyard_init(struct graveyard *g, struct store *store)
+{
+	pthread_mutex_init(&g->lock, NULL);
+	g->first = NULL;
+	g->store = store;
+	atomic_init(&g->next_id, 1);
+	atomic_init(&g->leaves, 0);
+}
+
+struct leaf *graveyard_take(struct graveyard *g)
+{
+	pthread_mutex_lock(&g->lock);
+	struct leaf *first = g->first;
+	g->first = NULL;
+	pthread_mutex_unlock(&g->lock);
+	return first;
+}
+
+void leaf_free(struct graveyard *g, struct leaf *leaf)
+{
+	atomic_fetch_sub(&g->leaves, 1);
+	free(leaf);
+}
+
+struct leaf *leaf_new(struct graveyard *g)
+{
+	struct leaf *leaf = space_alloc(sizeof(*leaf));
+
+	memset(leaf, 0, sizeof(*leaf));
+	atomic_init(&leaf->refs, 1);
+	leaf->id = atomic_fetch_add(&g->next_id, 1);
+	leaf->dirty = true;
+	atomic_fetch_add(&g->leaves, 1);
+	return leaf;
+}
+
+void leaf_unref(struct graveyard *g, struct leaf *leaf)
+{
+	if (atomic_fetch_sub(&leaf->refs, 1) > 1)
+		return;
+	pthread_mutex_lock(&g->lock);
+	leaf->next = g->first;
+	g->first = leaf;
+	pthread_mutex_unlock(&g->lock);
+}
+
+struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from)
+{
+	struct leaf *leaf = leaf_new(g);
+
+	memcpy(leaf->entry, from->entry, sizeof(leaf->entry));
+	leaf->out = from->out;
+	leaf->held = from->held;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		uint32_t e = leaf->entry[i];
+		if (entry_state(e) == PAGE_STORED)
+			store_ref(g->store, entry_value(e));
+		else if (entry_state(e) !=
+			 PAGE_HELD) /* a blob nobody needs isn't needed twice */
+			leaf->entry[i] = e & ~ENTRY_VALUE;
+	}
+	return leaf;
+}
+
+/* ---- space ---- */
+
+void space_init(struct space *s, struct graveyard *g)
+{
+	memset(s, 0, sizeof(*s));
+	s->graveyard = g;
+}
+
+void space_done(struct space *s)
+{
+	space_forget_aside(s);
+	for (size_t i = 0; i < s->block_count; i++)
+		leaf_unref(s->graveyard, s->block[i].leaf);
+	free(s->block);
+	free(s->region);
+	free(s->dirty);
+	free(s->aside);
+	memset(s, 0, sizeof(*s));
+}
+
+/* ---- regions ---- */
+
+/* Index of the first region that ends after addr. */
+static size_t region_index(const struct space *s, uint64_t addr)
+{
+	size_t low = 0, high = s->region_count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+		if (s->region[mid].end <= addr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+const struct region *space_region_at(const struct space *s, uint64_t addr)
+{
+	size_t i = region_index(s, addr);
+	return i < s->region_count && s->region[i].start <= addr ? &s->region[i] : NULL;
+}
+
+bool space_region_overlaps(const struct space *s, uint64_t start, uint64_t end)
+{
+	size_t i = region_index(s, start);
+	return i < s->region_count && s->region[i].start < end;
+}
+
+static void region_insert(struct space *s, size_t at, uint64_t start, uint64_t end)
+{
+	space_make_room(
+		(void **)&s->region, s->region_count, &s->region_room, sizeof(*s->region));
+	memmove(&s->region[at + 1], &s->region[at],
+		(s->region_count - at) * sizeof(*s->region));
+	s->region[at] = (struct region){start, end};
+	s->region_count++;
+}
+
+static void regions_remove(struct space *s, size_t from, size_t to)
+{
+	memmove(&s->region[from], &s->region[to], (s->region_count - to) * sizeof(*s->region));
+	s->region_count -= to - from;
+}
+
+void space_region_add(struct space *s, uint64_t start, uint64_t end)
+{
+	size_t from = region_index(s, start), to;
+
+	if (from > 0 && s->region[from - 1].end == start)
+		from--;
+	for (to = from; to < s->region_count && s->region[to].start <= end; to++) {
+		if (s->region[to].start < start)
+			start = s->region[to].start;
+		if (s->region[to].end > end)
+			end = s->region[to].end;
+	}
+	regions_remove(s, from, to);
+	region_insert(s, from, start, end);
+}
+
+void space_region_drop(struct space *s, uint64_t start, uint64_t end)
+{
+	size_t i = region_index(s, start);
+
+	if (i < s->region_count && s->region[i].start < start) {
+		uint64_t rest = s->region[i].end;
+		s->region[i++].end = start;
+		if (rest > end) {
+			region_insert(s, i, end, rest);
+			return;
+		}
+	}
+	size_t to = i;
+	while (to < s->region_count && s->region[to].end <= end)
+		to++;
+	if (to < s->region_count && s->region[to].start < end)
+		s->region[to].start = end;
+	regions_remove(s, i, to);
+}
+
+/* ---- blocks ---- */
+
+static size_t block_search(const struct block *block, size_t count, uint64_t number)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+		if (block[mid].number < number)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+size_t space_block_index(const struct space *s, uint64_t number)
+{
+	return block_search(s->block, s->block_count, number);
+}
+
+static struct block *block_at(const struct space *s, uint64_t number)
+{
+	size_t i = space_block_index(s, number);
+	return i < s->block_count && s->block[i].number == number ? &s->block[i] : NULL;
+}
+
+static void list_dirty(struct space *s, uint64_t number)
+{
+	space_make_room((void **)&s->dirty, s->dirty_count, &s->dirty_room, sizeof(*s->dirty));
+	s->dirty[s->dirty_count++] = number;
+}
+
+static void block_changed(struct space *s, struct block *b)
+{
+	if (b->listed)
+		return;
+	b->listed = true;
+	list_dirty(s, b->number);
+}
+
+void space_block_insert(struct space *s, uint64_t number, struct leaf *leaf)
+{
+	size_t at = space_block_index(s, number);
+
+	space_make_room((void **)&s->block, s->block_count, &s->block_room, sizeof(*s->block));
+	memmove(&s->block[at + 1], &s->block[at], (s->block_count - at) * sizeof(*s->block));
+	s->block[at] = (struct block){.number = number, .leaf = leaf, .remapped = true};
+	s->block_count++;
+	s->out_pages += leaf->out;
+	s->held_pages += leaf->held;
+	block_changed(s, &s->block[at]);
+}
+
+struct leaf *space_block_detach(struct space *s, size_t at)
+{
+	struct leaf *leaf = s->block[at].leaf;
+
+	if (!s->block[at].listed)
+		list_dirty(s, s->block[at].number); /* the row goes */
+	s->out_pages -= leaf->out;
+	s->held_pages -= leaf->held;
+	memmove(&s->block[at], &s->block[at + 1],
+		(s->block_count - at - 1) * sizeof(*s->block));
+	s->block_count--;
+	return leaf;
+}
+
+struct leaf *space_leaf(struct space *s, uint64_t number)
+{
+	struct block *b = block_at(s, number);
+
+	if (!b) {
+		space_block_insert(s, number, leaf_new(s->graveyard));
+		b = block_at(s, number);
+	} else if (atomic_load(&b->leaf->refs) > 1) {
+		struct leaf *own = leaf_clone(s->graveyard, b->leaf);
+		leaf_unref(s->graveyard, b->leaf);
+		b->leaf = own;
+		b->remapped = true;
+		block_changed(s, b);
+	}
+	return b->leaf;
+}
+
+uint32_t space_entry(const struct space *s, uint64_t addr)
+{
+	const struct block *b = block_at(s, addr >> BLOCK_SHIFT);
+	return b ? b->leaf->entry[addr / PAGE_SIZE % BLOCK_PAGES] : entry_make(PAGE_ABSENT, 0);
+}
+
+static bool is_out(uint32_t e)
+{
+	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
+}
+
+void space_set(
+	struct space *s, uint64_t number, struct leaf *leaf, unsigned page, uint32_t entry)
+{
+	uint32_t old = leaf->entry[page];
+
+	leaf->entry[page] = entry;
+	if (is_out(old) != is_out(entry)) {
+		leaf->out = (uint16_t)(leaf->out + (is_out(entry) ? 1 : -1));
+		s->out_pages += is_out(entry) ? 1 : (uint64_t)-1;
+	}
+	int held = (entry_state(entry) == PAGE_HELD) - (entry_state(old) == PAGE_HELD);
+	leaf->held = (uint16_t)(leaf->held + held);
+	s->held_pages += (uint64_t)(int64_t)held;
+	/* Rows name blobs, so only a change of what is stored concerns them. */
+	if (entry_blob(old) != entry_blob(entry) ||
+		(entry_state(old) == PAGE_STORED) != (entry_state(entry) == PAGE_STORED)) {
+		leaf->dirty = true;
+		struct block *b = block_at(s, number);
+		if (b && b->leaf == leaf)
+			block_changed(s, b);
+	}
+}
+
+void space_set_state(struct space *s, uint64_t addr, enum page_state state)
+{
+	uint64_t number = addr >> BLOCK_SHIFT;
+	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
+	uint32_t old = space_entry(s, addr);
+
+	assert(state != PAGE_HELD && state != PAGE_STORED);
+	if (entry_state(old) == state && !(old & ENTRY_SUSPECT))
+		return;
+	struct leaf *leaf = space_leaf(s, number);
+	old = leaf->entry[page];
+	space_set(s, number, leaf, page, entry_make(state, entry_blob(old)));
+}
+
+void space_clear_suspects(struct space *s, uint64_t number)
+{
+	const struct block *b = block_at(s, number);
+
+	if (!b)
+		return;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++)
+		if (b->leaf->entry[i] & ENTRY_SUSPECT) {
+			struct leaf *leaf = space_leaf(s, number);
+			leaf->entry[i] &= ~ENTRY_SUSPECT;
+		}
+}
+
+/* ---- batches ---- */
+
+int space_hold(struct space *s, struct batch *b)
+{
+	for (int i = 0; i < HELD_TAGS; i++)
+		if (!s->held[i]) {
+			s->held[i] = b;
+			return i;
+		}
+	return -EBUSY;
+}
+
+int space_held_tag(const struct space *s, const struct batch *b)
+{
+	for (int i = 0; i < HELD_TAGS; i++)
+		if (s->held[i] == b)
+			return i;
+	return -ENOENT;
+}
+
+void space_unhold(struct space *s, const struct batch *b)
+{
+	int tag = space_held_tag(s, b);
+	if (tag >= 0)
+		s->held[tag] = NULL;
+}
+
+/* ---- check ---- */
+
+static void leaf_check(const struct space *s, const struct leaf *leaf)
+{
+	unsigned out = 0, held = 0;
+
+	assert(atomic_load(&leaf->refs) > 0);
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		uint32_t e = leaf->entry[i];
+		out += is_out(e);
+		held += entry_state(e) == PAGE_HELD;
+		assert(entry_state(e) != PAGE_STORED || entry_value(e) != BLOB_NONE);
+		assert(entry_state(e) != PAGE_HELD ||
+			s->held[entry_value(e) >> HELD_SLOT_BITS]);
+		assert(!(e & ENTRY_SUSPECT) || entry_state(e) == PAGE_ABSENT);
+	}
+	assert(leaf->out == out && leaf->held == held);
+}
+
+void space_check(const struct space *s)
+{
+	uint64_t out = 0, held = 0;
+
+	for (size_t i = 0; i < s->region_count; i++) {
+		assert(s->region[i].start < s->region[i].end);
+		assert(((s->region[i].start | s->region[i].end) & ~PAGE_MASK) == 0);
+		assert(i == 0 || s->region[i - 1].end < s->region[i].start);
+	}
+	for (size_t i = 0; i < s->block_count; i++) {
+		assert(i == 0 || s->block[i - 1].number < s->block[i].number);
+		leaf_check(s, s->block[i].leaf);
+		out += s->block[i].leaf->out;
+		held += s->block[i].leaf->held;
+	}
+	assert(out == s->out_pages && held == s->held_pages);
+	for (size_t i = 0; i < s->aside_count; i++)
+		leaf_check(s, s->aside[i].leaf);
+}

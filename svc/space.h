@@ -1,0 +1,190 @@
+/* The service's picture of one address space: its registered regions, and the state of each
+ * page.
+ *
+ *   space ── region[]  sorted, disjoint: what is registered with the client's uffd
+ *         └─ block[]   sorted by number (address >> 21) ──▶ leaf ── entry[512]
+ *         └─ aside[]   leaves that an UNMAP or REMAP dropped while the fence was up (rule 5)
+ *
+ * A leaf with one reference belongs to one space and is changed under that client's gate. A
+ * leaf with more (fork) is immutable: whoever wants to change it copies it first.
+ *
+ * A page is in one state (DESIGN):
+ *
+ *                 seen present after registering, or zero-filled on a fault
+ *      ABSENT ───────────────────────────────────────────────▶ RESIDENT
+ *        ▲  ▲                                                  │    ▲
+ *        │  └── REMOVE, UNMAP, REMAP of the page ── any state  │    │ fault answered,
+ *        │      (REMOVE of a page that may be present: SUSPECT)│    │ or given back
+ *        │                                    moved and copied ▼    │
+ *        └───────────────────────────────────────────────── HELD ───┤
+ *                                                              │    │
+ *                               blob and index row committed   ▼    │
+ *                                                           STORED ─┘
+ *
+ * entry: bits 31-30 state, bit 29 suspect, bits 27-0 value. value is the blob when STORED, the
+ * batch tag and slot when HELD, and else a blob that nobody needs any more and that the next
+ * index flush hands back to the store (so that no event and no fault has to allocate or to take
+ * the store's lock).
+ *
+ * Locks: everything in a space is protected by its client's gate; leaf.refs is atomic; the
+ * graveyard has a lock of its own, taken last. */
+#ifndef LARDER_SPACE_H
+#define LARDER_SPACE_H
+
+#include "store.h"
+#include "uffd.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum page_state { PAGE_ABSENT = 0, PAGE_RESIDENT = 1, PAGE_HELD = 2, PAGE_STORED = 3 };
+
+enum {
+	BLOCK_SHIFT = 21,
+	BLOCK_PAGES = STORE_LEAF_PAGES,
+	/* Batches whose pages a space may hold at once: its own, and those of ancestors that it
+	 * was forked from while they ran. */
+	HELD_TAGS = 8,
+	HELD_SLOT_BITS = 9,
+	/* Bound of rule 5's memory: 2 GiB of dropped address space between two looks at the
+	   fence. */
+	ASIDE_MAX = 1024,
+};
+#define BLOCK_SIZE    (1ULL << BLOCK_SHIFT)
+#define ENTRY_SUSPECT (1u << 29)
+#define ENTRY_VALUE   BLOB_MAX
+
+static inline enum page_state entry_state(uint32_t e)
+{
+	return (enum page_state)(e >> 30);
+}
+static inline uint32_t entry_value(uint32_t e)
+{
+	return e & ENTRY_VALUE;
+}
+static inline uint32_t entry_make(enum page_state s, uint32_t value)
+{
+	return (uint32_t)s << 30 | value;
+}
+/* The blob that an entry names, needed or not; BLOB_NONE when HELD. */
+static inline blob_t entry_blob(uint32_t e)
+{
+	return entry_state(e) == PAGE_HELD ? BLOB_NONE : entry_value(e);
+}
+
+struct leaf {
+	_Atomic uint32_t refs;
+	bool dirty;    /* differs from its index row, or has none. Changed with the entries */
+	uint16_t out;  /* entries HELD or STORED */
+	uint16_t held; /* of these, HELD */
+	uint64_t id;   /* of the index row, never used twice */
+	struct leaf *next; /* graveyard */
+	uint32_t entry[BLOCK_PAGES];
+};
+
+struct block {
+	uint64_t number;   /* address >> BLOCK_SHIFT */
+	struct leaf *leaf; /* owned: one reference */
+	bool remapped;	   /* the index doesn't yet know that this leaf is here */
+	bool listed;	   /* stands in space.dirty */
+};
+
+struct region {
+	uint64_t start, end;
+};
+
+struct batch;
+
+/* Leaves that nobody refers to any more wait here until the index has forgotten them. */
+struct graveyard {
+	pthread_mutex_t lock;
+	struct leaf *first;
+	_Atomic uint64_t next_id; /* for new leaves */
+	_Atomic uint64_t leaves;  /* alive, for the overhead */
+	struct store *store;	  /* borrowed */
+};
+void graveyard_init(struct graveyard *g, struct store *store);
+/* Takes all of it; the caller unrefs the blobs, deletes the rows and calls leaf_free. */
+struct leaf *graveyard_take(struct graveyard *g);
+void leaf_free(struct graveyard *g, struct leaf *leaf);
+
+struct space {
+	struct graveyard *graveyard; /* borrowed */
+	struct region *region;
+	size_t region_count, region_room;
+	struct block *block;
+	size_t block_count, block_room;
+	uint64_t *dirty; /* numbers of blocks whose index row is wrong; may stand here twice */
+	size_t dirty_count, dirty_room;
+	struct block *aside;
+	size_t aside_count, aside_room;
+	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
+	uint64_t out_pages;	       /* HELD or STORED */
+	uint64_t held_pages;	       /* of these, HELD */
+	uint64_t remove_seq;	       /* REMOVE events so far: dates suspicion */
+};
+
+void space_init(struct space *s, struct graveyard *g);
+void space_done(struct space *s);
+
+/* Memory: none of these fails. What an event says can't be refused or forgotten, so when the
+ * machine has no memory the caller waits (with its client's gate, nobody else's) until it has.
+ */
+
+/* ---- regions ---- */
+void space_region_add(
+	struct space *s, uint64_t start, uint64_t end); /* merges with what touches */
+void space_region_drop(struct space *s, uint64_t start, uint64_t end);
+/* The region that holds the address, or NULL. */
+const struct region *space_region_at(const struct space *s, uint64_t addr);
+bool space_region_overlaps(const struct space *s, uint64_t start, uint64_t end);
+
+/* ---- pages ---- */
+/* ABSENT when there is no leaf. */
+uint32_t space_entry(const struct space *s, uint64_t addr);
+/* Index of the first block with number >= number (block_count: none). */
+size_t space_block_index(const struct space *s, uint64_t number);
+/* The leaf of a block for changing: made when missing, copied when shared. */
+struct leaf *space_leaf(struct space *s, uint64_t number);
+/* Sets an entry of a leaf got from space_leaf, keeping the counts. A blob that the entry named
+ * and the new one doesn't is the caller's: keep it in the value or hand it back. */
+void space_set(
+	struct space *s, uint64_t number, struct leaf *leaf, unsigned page, uint32_t entry);
+/* Sets the state of one page, keeping the blob that it may name. Not for HELD. */
+void space_set_state(struct space *s, uint64_t addr, enum page_state state);
+
+/* ---- events ---- */
+/* REMOVE: pages become ABSENT, and SUSPECT where they may be present. */
+void space_remove(struct space *s, uint64_t start, uint64_t end);
+/* UNMAP: entries and regions go; what was out is kept aside. */
+void space_unmap(struct space *s, uint64_t start, uint64_t end);
+/* REMAP: entries move and the region with them, the source keeps its region (DONTUNMAP; else
+ * UNMAP follows); what was out stays aside at the source. */
+void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
+/* The fence was seen down: no fork can be older than what is kept aside. */
+void space_forget_aside(struct space *s);
+/* FORK: fills an initialised, empty child. Leaves are shared, but for those with HELD pages.
+ * What is aside goes to the child where it has nothing of its own. */
+void space_fork(struct space *parent, struct space *child);
+
+/* Clears all suspicion in a block: no thread can be inside a discard any more. */
+void space_clear_suspects(struct space *s, uint64_t number);
+
+/* ---- batches ---- */
+/* A free tag for a batch, or -EBUSY. */
+int space_hold(struct space *s, struct batch *b);
+void space_unhold(struct space *s, const struct batch *b);
+/* Tag of a batch in this space, or -ENOENT. */
+int space_held_tag(const struct space *s, const struct batch *b);
+
+/* Asserts the invariants; slow, for tests and debug builds:
+ *  1. regions are sorted, disjoint, not empty and page aligned;
+ *  2. blocks are sorted, each with a leaf of at least one reference;
+ *  3. leaf.out and leaf.held count its entries, space.out_pages and held_pages their sums;
+ *  4. a STORED entry names a blob; a HELD entry's tag names a batch of this space;
+ *  5. SUSPECT goes with ABSENT only. */
+void space_check(const struct space *s);
+
+#endif

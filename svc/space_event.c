@@ -1,0 +1,249 @@
+/* What FORK, REMAP, REMOVE and UNMAP do to a space (DESIGN rules 4 to 6).
+ *
+ * Rule 5's memory. UNMAP and REMAP can be read before a FORK whose page tables were copied
+ * earlier. The child then still has the old mapping, so what these two drop is kept aside until
+ * the fence is seen down, and a FORK that is read before takes it along. Where the fork came
+ * after all, the child has no registered mapping at the old place, and nothing can ask for it.
+ *
+ * What REMOVE drops is not kept. Nothing tells a fork that overlapped the discard from one that
+ * followed it: the fence also stays up until the discarding thread has been scheduled again,
+ * and a thread that discards and then forks does both in that time. The child of a fork that
+ * follows must read zeros (calloc over purged memory relies on it); one that overlapped may. */
+#include "space_internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* Calls for each block that overlaps [start, end), with the page range inside it. */
+struct piece {
+	uint64_t number;
+	unsigned from, to; /* pages [from, to) of the block */
+};
+
+static struct piece piece_of(uint64_t number, uint64_t start, uint64_t end)
+{
+	uint64_t base = number << BLOCK_SHIFT;
+	struct piece p = {.number = number, .from = 0, .to = BLOCK_PAGES};
+
+	if (start > base)
+		p.from = (unsigned)((start - base) / PAGE_SIZE);
+	if (end < base + BLOCK_SIZE)
+		p.to = (unsigned)((end - base) / PAGE_SIZE);
+	return p;
+}
+
+static uint64_t last_block(uint64_t end)
+{
+	return (end - 1) >> BLOCK_SHIFT;
+}
+
+/* ---- remove ---- */
+
+static uint32_t removed(uint32_t e)
+{
+	uint32_t gone = entry_make(PAGE_ABSENT, entry_blob(e));
+
+	switch (entry_state(e)) {
+	case PAGE_ABSENT:
+	case PAGE_RESIDENT:
+		return gone | ENTRY_SUSPECT;
+	case PAGE_HELD:
+	case PAGE_STORED:
+		return gone; /* out already: the zap will find nothing */
+	}
+	return gone;
+}
+
+static void remove_piece(struct space *s, struct piece p)
+{
+	struct leaf *leaf = space_leaf(s, p.number);
+
+	for (unsigned i = p.from; i < p.to; i++)
+		space_set(s, p.number, leaf, i, removed(leaf->entry[i]));
+}
+
+void space_remove(struct space *s, uint64_t start, uint64_t end)
+{
+	s->remove_seq++;
+	for (size_t r = 0; r < s->region_count; r++) {
+		uint64_t from = s->region[r].start > start ? s->region[r].start : start;
+		uint64_t to = s->region[r].end < end ? s->region[r].end : end;
+		if (from >= to)
+			continue;
+		for (uint64_t n = from >> BLOCK_SHIFT; n <= last_block(to); n++)
+			remove_piece(s, piece_of(n, from, to));
+	}
+}
+
+/* ---- aside ---- */
+
+void space_forget_aside(struct space *s)
+{
+	for (size_t i = 0; i < s->aside_count; i++)
+		leaf_unref(s->graveyard, s->aside[i].leaf);
+	s->aside_count = 0;
+}
+
+/* Takes the caller's reference. */
+static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf)
+{
+	if (leaf->out == 0 || s->aside_count == ASIDE_MAX) {
+		leaf_unref(s->graveyard, leaf);
+		return;
+	}
+	space_make_room((void **)&s->aside, s->aside_count, &s->aside_room, sizeof(*s->aside));
+	s->aside[s->aside_count++] = (struct block){.number = number, .leaf = leaf};
+}
+
+/* A copy of the out pages of [from, to) of a leaf, with references of its own. */
+static struct leaf *leaf_part(struct space *s, const struct leaf *leaf, struct piece p)
+{
+	struct leaf *part = leaf_new(s->graveyard);
+
+	for (unsigned i = p.from; i < p.to; i++) {
+		uint32_t e = leaf->entry[i];
+		if (entry_state(e) == PAGE_STORED)
+			store_ref(s->graveyard->store, entry_value(e));
+		else if (entry_state(e) != PAGE_HELD)
+			continue;
+		part->entry[i] = e;
+		part->out++;
+		part->held = (uint16_t)(part->held + (entry_state(e) == PAGE_HELD));
+	}
+	return part;
+}
+
+/* ---- unmap ---- */
+
+/* Drops the entries of a piece. Returns true when the block itself went. */
+static bool drop_piece(struct space *s, size_t at, struct piece p)
+{
+	if (p.from == 0 && p.to == BLOCK_PAGES) {
+		keep_aside(s, p.number, space_block_detach(s, at));
+		return true;
+	}
+	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p));
+	struct leaf *leaf = space_leaf(s, p.number);
+	for (unsigned i = p.from; i < p.to; i++)
+		space_set(s, p.number, leaf, i,
+			entry_make(PAGE_ABSENT, entry_blob(leaf->entry[i])));
+	return false;
+}
+
+static void drop_pages(struct space *s, uint64_t start, uint64_t end)
+{
+	size_t at = space_block_index(s, start >> BLOCK_SHIFT);
+
+	while (at < s->block_count && s->block[at].number <= last_block(end))
+		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end)))
+			at++;
+}
+
+void space_unmap(struct space *s, uint64_t start, uint64_t end)
+{
+	drop_pages(s, start, end);
+	space_region_drop(s, start, end);
+}
+
+/* ---- remap ---- */
+
+/* Two blobs want the one place of an entry: the one that nobody needs goes to the grave with a
+ * leaf of its own. */
+static void bury_blob(struct space *s, blob_t blob)
+{
+	if (blob == BLOB_NONE)
+		return;
+	struct leaf *grave = leaf_new(s->graveyard);
+	grave->entry[0] = entry_make(PAGE_ABSENT, blob);
+	leaf_unref(s->graveyard, grave);
+}
+
+/* Entries of one source leaf, taken out of the space, to their new place. */
+static void place_piece(struct space *s, struct leaf *leaf, struct piece p, uint64_t to)
+{
+	for (unsigned i = p.from; i < p.to; i++, to += PAGE_SIZE) {
+		uint32_t e = leaf->entry[i];
+		if ((e & ~ENTRY_VALUE) == 0)
+			continue;
+		uint64_t number = to >> BLOCK_SHIFT;
+		unsigned page = (unsigned)(to / PAGE_SIZE % BLOCK_PAGES);
+		struct leaf *target = space_leaf(s, number);
+
+		bury_blob(s, entry_blob(target->entry[page]));
+		if (entry_state(e) == PAGE_STORED)
+			store_ref(s->graveyard->store, entry_value(e));
+		else if (entry_state(e) != PAGE_HELD)
+			e &= ~ENTRY_VALUE;
+		space_set(s, number, target, page, e);
+	}
+}
+
+void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
+{
+	size_t count = 0;
+	uint64_t first = from >> BLOCK_SHIFT, last = last_block(from + len);
+	struct block *taken = space_alloc((size_t)(last - first + 1) * sizeof(*taken));
+
+	/* All out before any goes in: the two ranges may share a block. */
+	for (size_t at = space_block_index(s, first);
+		at < s->block_count && s->block[at].number <= last; at++) {
+		atomic_fetch_add(&s->block[at].leaf->refs, 1);
+		taken[count++] = s->block[at];
+	}
+	drop_pages(s, from, from + len);
+	drop_pages(s, to,
+		to + len); /* nothing, unless its UNMAP was lost with a process (rule 5) */
+	for (size_t i = 0; i < count; i++) {
+		struct piece p = piece_of(taken[i].number, from, from + len);
+		uint64_t base = (p.number << BLOCK_SHIFT) + p.from * PAGE_SIZE;
+		place_piece(s, taken[i].leaf, p, to + (base - from));
+		leaf_unref(s->graveyard, taken[i].leaf);
+	}
+	free(taken);
+	if (space_region_overlaps(s, from, from + len))
+		space_region_add(s, to, to + len);
+}
+
+/* ---- fork ---- */
+
+/* A leaf with HELD pages changes soon, for parent and child at different moments. */
+static struct leaf *leaf_for_child(struct space *parent, struct leaf *leaf)
+{
+	if (leaf->held > 0)
+		return leaf_clone(parent->graveyard, leaf);
+	atomic_fetch_add(&leaf->refs, 1);
+	return leaf;
+}
+
+static void fork_aside(struct space *parent, struct space *child)
+{
+	for (size_t i = 0; i < parent->aside_count; i++) {
+		const struct leaf *old = parent->aside[i].leaf;
+		uint64_t number = parent->aside[i].number;
+
+		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
+			uint32_t e = old->entry[page];
+			uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
+			if ((entry_state(e) != PAGE_HELD && entry_state(e) != PAGE_STORED) ||
+				entry_state(space_entry(child, addr)) != PAGE_ABSENT)
+				continue;
+			struct leaf *leaf = space_leaf(child, number);
+			bury_blob(child, entry_blob(leaf->entry[page]));
+			if (entry_state(e) == PAGE_STORED)
+				store_ref(child->graveyard->store, entry_value(e));
+			space_set(child, number, leaf, page, e);
+		}
+	}
+}
+
+void space_fork(struct space *parent, struct space *child)
+{
+	assert(child->block_count == 0 && child->region_count == 0);
+	for (size_t i = 0; i < parent->region_count; i++)
+		space_region_add(child, parent->region[i].start, parent->region[i].end);
+	memcpy(child->held, parent->held, sizeof(child->held));
+	for (size_t i = 0; i < parent->block_count; i++)
+		space_block_insert(child, parent->block[i].number,
+			leaf_for_child(parent, parent->block[i].leaf));
+	fork_aside(parent, child);
+}

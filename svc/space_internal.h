@@ -1,0 +1,21 @@
+/* What space.c and space_event.c share. */
+#ifndef LARDER_SPACE_INTERNAL_H
+#define LARDER_SPACE_INTERNAL_H
+
+#include "space.h"
+
+#include <stdlib.h>
+
+void *space_alloc(size_t size); /* never NULL: waits. free() */
+void space_make_room(void **array, size_t count, size_t *room, size_t element);
+
+struct leaf *leaf_new(struct graveyard *g);
+void leaf_unref(struct graveyard *g, struct leaf *leaf);
+/* Own copy: one more reference for each stored blob; unneeded blobs stay with the original. */
+struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from);
+
+void space_block_insert(
+	struct space *s, uint64_t number, struct leaf *leaf); /* takes the reference */
+struct leaf *space_block_detach(struct space *s, size_t at);  /* hands the reference over */
+
+#endif

@@ -1,0 +1,580 @@
+#include "worker.h"
+#include "attach.h"
+#include "cleanup.h"
+#include "evictor.h"
+#include "http.h"
+#include "log.h"
+#include "order.h"
+#include "pagemap.h"
+#include "pager.h"
+#include "policy.h"
+#include "readers.h"
+#include "restorer.h"
+#include "runtime.h"
+#include "settings.h"
+#include "uffd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+enum {
+	EVENTS = 64,
+	/* Handshakes under way; more wait in the listen queue. */
+	ATTACHMENTS_MAX = 256,
+	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
+	 * whose agent takes a moment to follow its program. */
+	SWEEP_S = 1,
+};
+
+/* What an epoll event is about. */
+enum source_kind {
+	SOURCE_ATTACH,
+	SOURCE_SIGNAL,
+	SOURCE_KICK,
+	SOURCE_TIMER,
+	SOURCE_HANDSHAKE,
+	SOURCE_AGENT,
+	SOURCE_PROGRAM
+};
+
+/* epoll's data: kind in the low byte, an id above it. Ids aren't reused, so an event that is
+ * late finds nothing. */
+static uint64_t source(enum source_kind kind, uint64_t id)
+{
+	return id << 8 | (uint64_t)kind;
+}
+
+struct handshake {
+	uint64_t id;
+	struct attachment *attachment; /* owned */
+};
+
+struct loop {
+	struct worker *w;
+	struct handshake handshake[ATTACHMENTS_MAX];
+	size_t handshakes;
+	uint64_t next_id;
+	bool stop;
+};
+
+uint64_t worker_now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint64_t worker_now_ms(void)
+{
+	return worker_now_ns() / 1000000;
+}
+
+/* ---- the table of clients ---- */
+
+void worker_kick(struct worker *w)
+{
+	uint64_t one = 1;
+	ssize_t n = write(w->kick_fd, &one, sizeof(one));
+	(void)n; /* full means that it is kicked already */
+}
+
+void worker_retry_later(struct worker *w, struct client *c)
+{
+	(void)c; /* whichever it is: a retry looks at all, and is rare */
+	readers_retry(w->readers);
+}
+
+struct client *worker_new_client(struct worker *w, int uffd)
+{
+	pthread_mutex_lock(&w->lock);
+	uint64_t id = ++w->next_client_id;
+	pthread_mutex_unlock(&w->lock);
+	return client_new(w, id, uffd);
+}
+
+static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event e = {.events = events, .data.u64 = data};
+	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
+}
+
+void worker_publish_client(struct worker *w, struct client *c)
+{
+	pthread_mutex_lock(&w->lock);
+	while (w->client_count == w->client_room) {
+		size_t room = w->client_room ? w->client_room * 2 : 64;
+		struct client **more = realloc(w->client, room * sizeof(struct client *));
+		if (more) {
+			w->client = more;
+			w->client_room = room;
+		}
+	}
+	w->client[w->client_count++] = c;
+	pthread_mutex_unlock(&w->lock);
+
+	int r = readers_add(w->readers, c);
+	if (r == 0 && c->socket >= 0)
+		r = watch(w, c->socket, EPOLLIN, source(SOURCE_AGENT, c->id));
+	if (r == 0 && c->pidfd >= 0)
+		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
+	if (r < 0)
+		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
+			(int)c->pid, strerror(-r));
+	worker_kick(w); /* the sweep's timer may be needed now */
+}
+
+int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+{
+	pthread_mutex_lock(&w->lock);
+	size_t count = w->client_count;
+	struct client **copy = malloc((count ? count : 1) * sizeof(struct client *));
+	for (size_t i = 0; copy && i < count; i++) {
+		copy[i] = w->client[i];
+		client_ref(copy[i]);
+	}
+	pthread_mutex_unlock(&w->lock);
+	if (!copy)
+		return -ENOMEM;
+	*ret = copy;
+	*ret_count = count;
+	return 0;
+}
+
+static struct client *find_by_id(struct worker *w, uint64_t id)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count && !found; i++)
+		if (w->client[i]->id == id)
+			found = w->client[i];
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
+struct client *worker_find(struct worker *w, pid_t pid)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		if (w->client[i]->pid == pid && client_state(w->client[i]) != CLIENT_GONE)
+			found = w->client[i]; /* the newest: an exec leaves the old one for a
+						 moment */
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
+void worker_drop_client(struct worker *w, struct client *c)
+{
+	if (c->socket >= 0)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+	if (c->pidfd >= 0)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
+	readers_remove(w->readers, c);
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		if (w->client[i] == c) {
+			w->client[i] = w->client[--w->client_count];
+			break;
+		}
+	pthread_mutex_unlock(&w->lock);
+
+	/* An eviction that is under way finds an empty space. */
+	pthread_mutex_lock(&c->gate);
+	space_done(&c->space);
+	space_init(&c->space, &w->graveyard);
+	pthread_mutex_unlock(&c->gate);
+	atomic_fetch_add(&w->past_faults, atomic_load(&c->faults));
+	atomic_fetch_add(&w->past_evicted, atomic_load(&c->pages_evicted));
+	atomic_fetch_add(&w->past_restored, atomic_load(&c->pages_restored));
+	atomic_fetch_add(&w->past_events,
+		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
+			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
+	evictor_forget(w->evictor, c->id);
+	client_unref(c);
+}
+
+/* ---- the end of clients ---- */
+
+/* Only the kernel's word that the address space is gone frees pages (rule 3): a hang-up or a
+ * dead leader is a hint, for others may share the memory. */
+static bool is_gone(const struct client *c)
+{
+	if (client_state(c) == CLIENT_GONE)
+		return true;
+	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
+}
+
+/* Does anything need the timer: children without a pidfd, or a client that is on its way out?
+ */
+static bool sweep(struct worker *w)
+{
+	struct client **client;
+	size_t count;
+	bool again = false;
+
+	if (worker_clients(w, &client, &count) < 0)
+		return true;
+	for (size_t i = 0; i < count; i++) {
+		struct client *c = client[i];
+		if (is_gone(c)) {
+			log_debug("client %d (%s): gone", (int)c->pid, c->exe);
+			worker_drop_client(w, c);
+		} else if (c->pidfd < 0 || c->agent_pid == 0) {
+			again = true;
+		}
+		client_unref(c);
+	}
+	free(client);
+	return again;
+}
+
+static void sweep_and_arm(struct worker *w)
+{
+	struct itimerspec t = {.it_value.tv_sec = sweep(w) ? SWEEP_S : 0};
+	timerfd_settime(w->timer_fd, 0, &t, NULL);
+}
+
+/* The agent's exec pipe hung up: exec, or closefrom(3)? */
+static void on_hang_up(struct client *c)
+{
+	long same = syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0);
+	if (same == 0)
+		return;
+	/* The program runs another image now, or is gone: this memory lives by the agent only.
+	 */
+	order_exit(c->link, c->doorbell);
+}
+
+static void on_agent(struct worker *w, uint64_t id)
+{
+	struct client *c = find_by_id(w, id);
+	char byte;
+
+	if (!c)
+		return;
+	ssize_t n = recv(c->socket, &byte, 1, MSG_DONTWAIT);
+	if (n > 0) {
+		if (atomic_exchange(&c->link->head.hung_up, 0))
+			on_hang_up(c);
+	} else if (n == 0 || errno != EAGAIN) {
+		/* The agent is gone; the program mostly too. If not, it is served, but no more
+		 * is taken. */
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+		c->agent_pid = 0;
+		sweep_and_arm(w);
+	}
+	client_unref(c);
+}
+
+static void on_program(struct worker *w, uint64_t id)
+{
+	struct client *c = find_by_id(w, id);
+
+	if (!c)
+		return;
+	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
+	/* The agent sees the same and ends; its hang-up brings us back. */
+	client_unref(c);
+	sweep_and_arm(w);
+}
+
+/* ---- handshakes ---- */
+
+static void end_handshake(struct loop *l, size_t i)
+{
+	l->handshake[i] = l->handshake[--l->handshakes];
+}
+
+static void on_attach(struct loop *l)
+{
+	while (l->handshakes < ATTACHMENTS_MAX) {
+		struct attachment *a;
+		int r = attach_accept(l->w, &a);
+
+		if (r < 0) {
+			if (r != -EAGAIN && r != -EINTR && r != -ECONNABORTED)
+				log_warn("attach: %s", strerror(-r));
+			return;
+		}
+		if (!a)
+			continue;
+		uint64_t id = ++l->next_id;
+		l->handshake[l->handshakes++] = (struct handshake){id, a};
+		/* HELLO mostly came with the connection. */
+		r = watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id));
+		if (r < 0) {
+			attach_free(a);
+			end_handshake(l, l->handshakes - 1);
+		}
+	}
+}
+
+static void on_handshake(struct loop *l, uint64_t id)
+{
+	for (size_t i = 0; i < l->handshakes; i++) {
+		if (l->handshake[i].id != id)
+			continue;
+		int fd = attach_fd(l->handshake[i].attachment);
+		epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+		if (attach_advance(l->w, l->handshake[i].attachment) != 0 ||
+			watch(l->w, fd, EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0)
+			end_handshake(l, i);
+		return;
+	}
+}
+
+/* ---- the loop ---- */
+
+static void on_signal(struct loop *l)
+{
+	struct signalfd_siginfo info;
+	char message[512];
+
+	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo != SIGHUP) {
+			l->stop = true;
+			continue;
+		}
+		if (control_reload(l->w, message, sizeof(message)) < 0)
+			log_error("reload: %s; the old settings stay", message);
+		else
+			log_info("reload: done");
+	}
+}
+
+static void drain_counter(int fd)
+{
+	uint64_t count;
+	ssize_t n = read(fd, &count, sizeof(count));
+	(void)n;
+}
+
+static void dispatch(struct loop *l, uint64_t data)
+{
+	uint64_t id = data >> 8;
+
+	switch ((enum source_kind)(data & 0xff)) {
+	case SOURCE_ATTACH:
+		on_attach(l);
+		break;
+	case SOURCE_SIGNAL:
+		on_signal(l);
+		break;
+	case SOURCE_KICK:
+		drain_counter(l->w->kick_fd);
+		sweep_and_arm(l->w);
+		break;
+	case SOURCE_TIMER:
+		drain_counter(l->w->timer_fd);
+		sweep_and_arm(l->w);
+		break;
+	case SOURCE_HANDSHAKE:
+		on_handshake(l, id);
+		break;
+	case SOURCE_AGENT:
+		on_agent(l->w, id);
+		break;
+	case SOURCE_PROGRAM:
+		on_program(l->w, id);
+		break;
+	}
+}
+
+static void loop_run(struct worker *w)
+{
+	struct loop l = {.w = w};
+	struct epoll_event event[EVENTS];
+
+	while (!l.stop) {
+		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
+		for (int i = 0; i < n; i++)
+			dispatch(&l, event[i].data.u64);
+	}
+	for (size_t i = 0; i < l.handshakes; i++)
+		attach_free(l.handshake[i].attachment);
+}
+
+/* ---- start and end ---- */
+
+static int open_loop(struct worker *w)
+{
+	sigset_t set;
+	int r;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	/* Before any thread starts, so that all inherit it. */
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	w->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (w->epoll_fd < 0 || w->signal_fd < 0 || w->kick_fd < 0 || w->timer_fd < 0)
+		return -errno;
+	r = watch(w, w->signal_fd, EPOLLIN, source(SOURCE_SIGNAL, 0));
+	if (r == 0)
+		r = watch(w, w->kick_fd, EPOLLIN, source(SOURCE_KICK, 0));
+	if (r == 0)
+		r = watch(w, w->timer_fd, EPOLLIN, source(SOURCE_TIMER, 0));
+	return r;
+}
+
+static void synchronize(void *arg)
+{
+	struct worker *w = arg;
+	qsbr_synchronize(&w->qsbr);
+}
+
+static int open_store(struct worker *w, const struct runtime *rt)
+{
+	struct store_options o = {.dir = rt->store,
+		.memory_limit = settings_store_limit(w->config),
+		.synchronize = synchronize,
+		.arg = w};
+	int r = store_open(&w->store, &o);
+
+	if (r < 0)
+		log_error("%s: %s", rt->store, r == -ENOTSUP ? "not a tmpfs" : strerror(-r));
+	else
+		graveyard_init(&w->graveyard, w->store);
+	return r;
+}
+
+static int start_threads(struct worker *w)
+{
+	int r = restorer_start(&w->restorer, w);
+
+	if (r == 0)
+		r = readers_start(&w->readers, w, w->config->readers);
+	if (r == 0)
+		r = evictor_start(&w->evictor, w);
+	if (r < 0)
+		log_error("threads: %s", strerror(-r));
+	return r;
+}
+
+static int open_sockets(struct worker *w)
+{
+	/* Anybody may knock: who may attach or ask is decided by who knocks. */
+	int stats = runtime_listen(w->runtime_dir, "stats.sock", SOCK_STREAM, 0666);
+	if (stats < 0)
+		return stats;
+	w->attach_fd = runtime_listen(w->runtime_dir, "attach.sock", SOCK_SEQPACKET, 0666);
+	int r = w->attach_fd < 0 ? w->attach_fd
+				 : watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
+	if (r == 0)
+		r = http_start(&w->http, w, stats, geteuid());
+	close(stats);
+	return r;
+}
+
+/* Gives everybody their memory back: they go on without us. */
+static void release_all(struct worker *w)
+{
+	struct client **client;
+	struct pager pager;
+	size_t count;
+
+	if (pager_init(&pager, w) < 0 || worker_clients(w, &client, &count) < 0) {
+		log_error("no memory for giving pages back; clients that touch one will wait");
+		return;
+	}
+	for (size_t i = 0; i < count; i++) {
+		int r = restorer_give_back(&pager, client[i], 0, 1ULL << 47);
+		if (r < 0 && r != -ESRCH)
+			log_error("client %d: not all of its pages could be given back: %s",
+				(int)client[i]->pid, strerror(-r));
+		order_exit(client[i]->link, client[i]->doorbell);
+		client_unref(client[i]);
+	}
+	free(client);
+	pager_done(&pager);
+}
+
+static void worker_close(struct worker *w)
+{
+	http_stop(w->http);
+	evictor_stop(w->evictor);
+	if (w->readers)
+		release_all(w);
+	restorer_stop(w->restorer);
+	readers_stop(w->readers);
+	for (size_t i = 0; i < w->client_count; i++)
+		client_unref(w->client[i]);
+	free(w->client);
+	for (struct leaf *l = w->store ? graveyard_take(&w->graveyard) : NULL, *next; l;
+		l = next) {
+		next = l->next;
+		leaf_free(&w->graveyard, l);
+	}
+	store_close(w->store);
+	config_free(w->config);
+	const int fds[] = {
+		w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
+	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+static void worker_init(struct worker *w, const struct worker_options *o)
+{
+	memset(w, 0, sizeof(*w));
+	w->runtime_dir = o->runtime_dir;
+	w->config_path = o->config_path;
+	w->no_eviction = o->no_eviction;
+	w->device = o->device;
+	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
+	w->started_ms = worker_now_ms();
+	pthread_mutex_init(&w->lock, NULL);
+	qsbr_init(&w->qsbr);
+}
+
+int worker_run(const struct worker_options *o)
+{
+	struct runtime rt = {.lock_fd = -1};
+	struct worker w;
+	char message[512];
+	int r;
+
+	worker_init(&w, o);
+	r = settings_load(o->config_path, &w.config, message, sizeof(message));
+	if (r < 0)
+		log_error("%s", message);
+	else
+		r = runtime_open(&rt, o->runtime_dir, settings_store_limit(w.config));
+	if (r == 0)
+		r = open_store(&w, &rt);
+	if (r == 0)
+		r = open_loop(&w);
+	if (r == 0)
+		r = start_threads(&w);
+	if (r == 0)
+		w.baseline_bytes = settings_own_rss();
+	if (r == 0)
+		r = open_sockets(&w);
+	if (r == 0) {
+		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+		loop_run(&w);
+		log_info("larderd: ending; giving every page back");
+	}
+	worker_close(&w);
+	runtime_close(&rt);
+	return r;
+}

@@ -1,0 +1,82 @@
+/* The worker: owns everything that larderd does for clients, and is where the parts meet.
+ *
+ *   main thread   accepts clients, notices their end, signals          (worker.c)
+ *   readers       one pinned thread per CPU: faults and events          (reader.c)
+ *   evictor       one thread: evictions, and the index                   (evictor.c, indexer.c)
+ *   codec pool    one thread per CPU at low priority: packing            (codec_pool.c)
+ *   restorer      one thread: what is given back by order                (restorer.c)
+ *   HTTP          a thread a request                                     (http.c -> control.c)
+ */
+#ifndef LARDER_WORKER_H
+#define LARDER_WORKER_H
+
+#include "client.h"
+#include "control.h"
+#include "histogram.h"
+#include "qsbr.h"
+#include "space.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct config;
+struct evictor;
+struct http;
+struct readers;
+struct restorer;
+
+struct worker_options {
+	const char *runtime_dir; /* borrowed */
+	const char *config_path; /* borrowed; NULL: built-in settings */
+	const char *no_eviction; /* borrowed; why this kernel can't evict, or NULL */
+	int device;		 /* owned from worker_run on: /dev/userfaultfd */
+};
+
+struct worker {
+	const char *runtime_dir, *config_path, *no_eviction;
+	int device, attach_fd, epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
+	uint64_t started_ms;
+	uint64_t baseline_bytes;
+
+	struct store *store; /* owned */
+	struct graveyard graveyard;
+	struct qsbr qsbr;
+	struct readers *readers;   /* owned */
+	struct evictor *evictor;   /* owned */
+	struct restorer *restorer; /* owned */
+	struct http *http;	   /* owned */
+
+	pthread_mutex_t lock;	/* protects the rest up to the counters */
+	struct client **client; /* owned references */
+	size_t client_count, client_room;
+	uint64_t next_client_id;
+	struct config *config; /* owned; replaced as a whole by reload */
+
+	_Atomic uint64_t corrupt_pages;
+	/* Of clients that are gone. */
+	_Atomic uint64_t past_faults, past_evicted, past_restored, past_events;
+};
+
+uint64_t worker_now_ns(void); /* CLOCK_MONOTONIC */
+uint64_t worker_now_ms(void);
+
+/* Serves until SIGTERM or SIGINT; then gives every page back. */
+int worker_run(const struct worker_options *o);
+
+/* The main thread looks for clients that are gone. Any thread. */
+void worker_kick(struct worker *w);
+/* A client has deferred faults: a reader tries again in a millisecond. Any thread. */
+void worker_retry_later(struct worker *w, struct client *c);
+
+/* Makes a client that nobody sees yet; never NULL. publish: the table and the readers get it.
+ */
+struct client *worker_new_client(struct worker *w, int uffd);
+void worker_publish_client(struct worker *w, struct client *c);
+void worker_drop_client(struct worker *w, struct client *c); /* main thread */
+/* References to all clients; *ret is the caller's: client_unref each, free. */
+int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
+struct client *worker_find(struct worker *w, pid_t pid); /* a reference, or NULL */
+
+#endif
