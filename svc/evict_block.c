@@ -334,9 +334,8 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 		int e = store_batch(p, pool, &b, res);
 		r = r < 0 ? r : e;
 	} else {
-		gate_lock(c);
-		space_unhold(&c->space, &b);
-		gate_unlock(p, c);
+		publish(p,
+			&b); /* nothing is HELD, but a child may have been forked meanwhile */
 	}
 	if (c->staging_used) {
 		int e = order_zap(c);

@@ -94,6 +94,7 @@ struct link_request {
 	uint64_t len;
 	int32_t result;
 	uint32_t reserved;
+	uint64_t mapped_from; /* answer: where the first mapping at or after addr begins, addr if inside */
 };
 
 struct link {

@@ -158,7 +158,9 @@ int order_zap(struct client *c)
 {
 	if (!c->staging_used)
 		return 0;
-	if (!answered(c))
+	/* After a revoked order the agent still owes its answer; mostly it only waits for a
+	 * CPU. */
+	if (!answered(c) && !wait_answer(c, ZAP_TIMEOUT_MS))
 		return -EBUSY;
 	post(c, LINK_ZAP, 0, 0, LINK_SLOTS);
 	if (!wait_answer(c, ZAP_TIMEOUT_MS))

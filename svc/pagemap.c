@@ -1,7 +1,9 @@
 #include "pagemap.h"
+#include "cleanup.h"
 #include "uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -56,4 +58,17 @@ bool pagemap_alive(int fd)
 {
 	uint64_t word;
 	return pread(fd, &word, sizeof(word), 0) > 0;
+}
+
+int pagemap_first_mapped(int procdir, uint64_t addr, uint64_t *ret)
+{
+	_cleanup_fd_ int maps = openat(procdir, "maps", O_RDONLY | O_CLOEXEC);
+	struct procmap_query q = {.size = sizeof(q),
+		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+		.query_addr = addr};
+
+	if (maps < 0 || ioctl(maps, PROCMAP_QUERY, &q) < 0)
+		return -errno;
+	*ret = q.vma_start > addr ? q.vma_start : addr;
+	return 0;
 }

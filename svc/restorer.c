@@ -1,5 +1,6 @@
 #include "restorer.h"
 #include "log.h"
+#include "pagemap.h"
 #include "pager.h"
 #include "uffd.h"
 #include "worker.h"
@@ -170,6 +171,9 @@ static void answer_request(struct restorer *r, struct client *c, struct link_req
 		q->result = restorer_give_back(&r->pager, c, addr, addr + len);
 	else
 		q->result = -EINVAL;
+	uint64_t mapped = addr;
+	pagemap_first_mapped(c->procdir, addr, &mapped);
+	q->mapped_from = mapped;
 	atomic_store(&q->state, LINK_DONE);
 }
 

@@ -113,6 +113,25 @@ EXPORT int mlockall(int flags)
 	return (int)call_given_back(NULL, 1UL << 47, SYS_mlockall, flags, 0, 0);
 }
 
+/* It failed, perhaps only because of us: a range of several mappings can't be moved when one of
+ * them is registered. Since Linux 6.17 such a move goes mapping by mapping, and those before
+ * the registered one have moved already: go on with what is still at the old place. */
+static long mremap_again(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
+{
+	int ticket = shim_give_back((void *)old, old_len);
+	size_t moved = 0;
+
+	if (ticket >= 0 && flags & MREMAP_FIXED && old_len == new_len) {
+		uint64_t from = shim.link->request[ticket].mapped_from;
+		if (from > old && from < old + old_len)
+			moved = (size_t)(from - old);
+	}
+	long r = RAWCALL(SYS_mremap, old + moved, old_len - moved, new_len - moved, flags,
+		to ? to + moved : 0, 0);
+	shim_end(ticket);
+	return r < 0 && r > -4096 ? r : r - (long)moved;
+}
+
 EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
 	void *to = NULL;
@@ -124,13 +143,8 @@ EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		va_end(ap);
 	}
 	long r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-	if (r == -EFAULT && shim.link) {
-		/* It may be because only a part of the range is registered. A length of 0 (a
-		 * second view of a shared mapping) isn't ours. */
-		int ticket = shim_give_back(old, old_len);
-		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-		shim_end(ticket);
-	}
+	if (r == -EFAULT && shim.link)
+		r = mremap_again((uintptr_t)old, old_len, new_len, flags, (uintptr_t)to);
 	return (void *)result(r);
 }
 
