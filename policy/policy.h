@@ -1,7 +1,7 @@
 /* Configuration and policies: what larder.conf says, and which policy a program gets.
  *
- * A config is immutable once loaded: any thread may read it. No function logs, none keeps state.
- * 0 or a negative errno; ret_ arguments are untouched on failure. */
+ * A config is immutable once loaded: any thread may read it. No function logs, none keeps
+ * state. 0 or a negative errno; ret_ arguments are untouched on failure. */
 #ifndef LARDER_POLICY_H
 #define LARDER_POLICY_H
 
@@ -19,31 +19,32 @@ struct policy_list {
 
 struct policy {
 	char *name; /* owned; the NAME of [policy NAME] */
-	struct policy_list match_exe;  /* fnmatch(3) globs on the full path of the executable; no slash in the glob = its last part */
+	/* fnmatch(3) globs on the executable's full path; without a slash, on its last part */
+	struct policy_list match_exe;
 	struct policy_list match_user; /* user names, numeric ids, or "*" */
-	bool manage;                   /* false: a program that matches is never taken over */
-	bool inherit;                  /* children of the program are taken over too */
-	uint64_t min_age_ms;           /* a program younger than this is left alone */
-	uint64_t cold_after_ms;        /* age at which a page leaves; 0 = only by order */
-	double stall_budget;           /* share of wall time, 0..1 */
-	uint64_t memory_limit;         /* stored bytes per client of this policy; 0 = none */
+	bool manage;		       /* false: a program that matches is never taken over */
+	bool inherit;		       /* children of the program are taken over too */
+	uint64_t min_age_ms;	       /* a program younger than this is left alone */
+	uint64_t cold_after_ms;	       /* age at which a page leaves; 0 = only by order */
+	double stall_budget;	       /* share of wall time, 0..1 */
+	uint64_t memory_limit;	       /* stored bytes per client of this policy; 0 = none */
 };
 
 struct config {
 	/* [service] */
-	struct policy_list allow_user;  /* who may attach besides root */
+	struct policy_list allow_user; /* who may attach besides root */
 	struct policy_list allow_group;
-	unsigned readers;               /* fault threads; 0 = one per CPU */
+	unsigned readers; /* fault threads; 0 = one per CPU */
 	/* [store] */
-	uint64_t store_limit;           /* bytes; 0 = half of the machine's memory */
+	uint64_t store_limit; /* bytes; 0 = half of the machine's memory */
 	/* [policy NAME], in the order of the file */
 	struct policy *policies; /* owned */
 	size_t policy_count;
 };
 
 struct config_error {
-	unsigned line;     /* 0 = concerns no single line */
-	char message[256]; /* what is wrong and what would be right, without file name or line */
+	unsigned line;	   /* 0 = concerns no single line */
+	char message[256]; /* what is wrong and would be right, without file name or line */
 };
 
 /* Reads INI text. On -EINVAL err says the first thing wrong. NULL path text (an absent file) is
@@ -51,8 +52,11 @@ struct config_error {
 int config_read(FILE *f, struct config **ret, struct config_error *err);
 int config_default(struct config **ret);
 void config_free(struct config *c); /* NULL is fine */
-int config_dump(const struct config *c, FILE *f); /* every key with its value in force, as INI */
-int config_help(FILE *f);                         /* the table of keys: type, unit, range, default, meaning */
+/* Every key with its value in force, as INI that config_read takes. */
+int config_dump(const struct config *c, FILE *f);
+/* The first key whose new value a reload can't take over, NULL if there is none. */
+const char *config_needs_restart(const struct config *running, const struct config *next);
+int config_help(FILE *f); /* the table of keys: type, unit, range, default, meaning */
 
 struct policy_subject {
 	const char *exe;  /* full path of the executable */
@@ -60,11 +64,14 @@ struct policy_subject {
 	uid_t uid;
 	const char *policy; /* asked for by name (larder run --policy), or NULL */
 };
-/* First policy in file order that matches; the built-in "default" matches what none did.
- * NULL only when subject->policy names one that doesn't exist. */
+/* First policy in file order that matches; "default", which every config has, takes what none
+ * did. Within a match key any item will do, and all match keys given must fit; a policy without
+ * any is taken only by name. One asked for by name is taken whatever it matches. NULL only when
+ * subject->policy names one that doesn't exist. */
 const struct policy *policy_match(const struct config *c, const struct policy_subject *subject);
 
 /* May this user attach? root always. groups: all of the peer's groups. */
-bool policy_may_attach(const struct config *c, uid_t uid, const gid_t *groups, size_t group_count);
+bool policy_may_attach(
+	const struct config *c, uid_t uid, const gid_t *groups, size_t group_count);
 
 #endif

@@ -1,19 +1,25 @@
-/* The store: compressed pages ("blobs") in a tmpfs, and the SQLite index that says whose they are.
+/* The store: compressed pages ("blobs") in a tmpfs, and the SQLite index that says whose.
  *
- * A page is exactly STORE_PAGE (4096) bytes. A blob is named by a handle (blob_t) that stays the
- * same for the blob's life, while compaction may move its bytes.
+ * A page is exactly STORE_PAGE (4096) bytes. A blob is named by a handle (blob_t) that stays
+ * the same for the blob's life, while compaction may move its bytes.
  *
  *   page --store_pack--> packed --store_put--> blob --store_get--> page
  *
- * Threads: store_pack/store_unpack need a scratch of the caller's own and no lock. store_put, store_ref, store_unref
- * and store_get may be called from any thread at once; store_get takes no lock. Everything named
- * store_index_* and store_txn_*, and store_compact, belongs to one thread at a time (the caller's
- * job). All functions return 0 or a negative errno and leave ret_ arguments untouched on failure.
+ * Threads: store_pack/store_unpack need a scratch of the caller's own and no lock. store_put,
+ * store_ref, store_unref and store_get may be called from any thread at once; store_get takes
+ * no lock. Everything named store_index_* and store_txn_*, and store_compact, belongs to one
+ * thread at a time (the caller's job). All functions return 0 or a negative errno and leave
+ * ret_ arguments untouched on failure. A store is never used again after a fork.
  *
- * Life of a blob: store_put gives it one reference. When the last reference is dropped it is dead,
- * but the index on disk may still name it, so its handle and its bytes are used again only after
- * the next store_txn_commit whose store_txn_begin came after the drop. The caller's part: such a
- * transaction rewrites (or deletes) every leaf that named the blob. */
+ * Life of a blob: store_put gives it one reference. When the last reference is dropped it is
+ * dead, but the index on disk may still name it, so its handle and its bytes are used again
+ * only after the next store_txn_commit whose store_txn_begin came after the drop. The caller's
+ * part: such a transaction rewrites (or deletes) every leaf that named the blob, and whoever
+ * calls store_get or store_ref holds a reference meanwhile.
+ *
+ * Memory: 16 bytes per blob besides the segments. Address space: 4 GiB, and the limit or the
+ * size of the tmpfs. A process with a store uses mlockall only with MCL_ONFAULT: without it,
+ * the kernel would fill what was given back. */
 #ifndef LARDER_STORE_H
 #define LARDER_STORE_H
 
@@ -33,16 +39,19 @@ typedef uint32_t blob_t; /* 1 .. BLOB_MAX; BLOB_NONE = no blob */
 struct store;
 
 struct store_options {
-	const char *dir;       /* an existing directory on tmpfs; anything else is -ENOTSUP */
-	uint64_t memory_limit; /* bytes of segments; 0 = as the tmpfs allows. Reached: -ENOSPC */
+	const char *dir; /* an existing directory on tmpfs; anything else is -ENOTSUP */
+	/* Bytes of segments, 2 MiB at least, rounded down to 1 MiB, of which the last is kept
+	 * for store_compact. 0 = as the tmpfs allows. Reached: -ENOSPC. */
+	uint64_t memory_limit;
 	/* Waits until no thread that was inside store_get when it was called is still there.
-	 * Called by store_compact, without the store's lock. */
+	 * Called by store_compact, without the store's lock. NULL: there is no such thread. */
 	void (*synchronize)(void *arg);
 	void *arg;
 };
 
 /* Creates the segments and index.db afresh in opt->dir; files of an earlier run are removed.
- * -ENOTSUP: not a tmpfs. -ENOSPC, -ENOMEM, other negative errno: as the kernel says. */
+ * -ENOTSUP: not a tmpfs. -EINVAL: the limit is under 2 MiB. -ENOSPC, -ENOMEM, other negative
+ * errno: as the kernel says. */
 int store_open(struct store **ret, const struct store_options *opt);
 void store_close(struct store *s); /* NULL is fine. Files are removed. */
 
@@ -54,65 +63,84 @@ void store_scratch_free(struct store_scratch *x);
 enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3 };
 
 struct store_packed {
-	uint64_t checksum;   /* xxh3 of the unpacked page, never of the packed bytes */
-	const void *bytes;   /* borrowed: the scratch's or the page's; valid until either changes */
-	uint16_t length;     /* 1 .. STORE_PAGE */
-	uint8_t codec;       /* enum store_codec */
+	uint64_t checksum; /* xxh3 of the unpacked page, never of the packed bytes */
+	const void *bytes; /* borrowed from the scratch, until its next store_pack */
+	uint16_t length;   /* 1 .. STORE_PAGE */
+	uint8_t codec;	   /* enum store_codec */
 };
 
-/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, CODEC_LZ4 when that gives at
- * most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked again and compared.
+/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, CODEC_LZ4 when that gives
+ * at most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked again and
+ * compared. The page may be memory that others write to: what is packed is one copy of it.
  * -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is. */
 enum { STORE_RAW_ABOVE = 3300 }; /* measured: above it, unpacking costs more than it saves */
 int store_pack(struct store_scratch *x, const void *page, struct store_packed *ret);
 
+/* Fills page[0..4095]. -EBADMSG: not what store_pack gave; page is then undefined. */
+int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page);
+
 /* ---- blobs ---- */
-/* -ENOSPC: limit, or tmpfs full (nothing changed). -ENOMEM. */
+/* -ENOSPC: limit, or tmpfs full (nothing changed); store_compact may help. -ENOMEM. */
 int store_put(struct store *s, const struct store_packed *p, blob_t *ret);
-/* Fills page[0..4095]. -EBADMSG: damaged, page's content is then undefined and must not be used. */
+/* Fills page[0..4095]. -EBADMSG: damaged, or no blob; page is then undefined and must not be
+ * used. Takes no lock and allocates nothing; neither do store_ref and store_unref. */
 int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page);
 void store_ref(struct store *s, blob_t b);
 void store_unref(struct store *s, blob_t b); /* BLOB_NONE is fine */
-uint32_t store_blob_length(const struct store *s, blob_t b); /* packed bytes, without header */
+
+/* Packed bytes, without header. */
+uint32_t store_blob_length(const struct store *s, blob_t b);
 
 /* Moves live blobs out of the emptiest segments until dead space is under `percent` of the
- * segment bytes or `budget` bytes were copied, and gives freed memory back to the system. */
+ * segment bytes, `budget` bytes were copied, or no segment has enough of it to be worth that;
+ * gives the segments back to the system, and unused pages of the index as well. Dead blobs that
+ * no commit has freed yet are moved along. -EINVAL: in a transaction. -ENOSPC: the tmpfs is
+ * full to the last page; what was moved by then is moved. */
 int store_compact(struct store *s, unsigned percent, uint64_t budget);
 
 /* ---- index ---- */
 struct store_client {
-	uint64_t id;         /* the service's number for it, never used twice in a run */
-	uint64_t parent;     /* id of the client it was forked from, 0 = none */
-	int64_t pid;         /* 0 = unknown (a forked child not yet seen) */
-	const char *exe;     /* borrowed; "" = unknown */
-	const char *policy;  /* borrowed */
-	uint64_t clock;      /* the client's clock when this was true */
+	uint64_t id;	    /* the service's number for it, never used twice in a run */
+	uint64_t parent;    /* id of the client it was forked from, 0 = none */
+	int64_t pid;	    /* 0 = unknown (a forked child not yet seen) */
+	const char *exe;    /* borrowed; "" = unknown */
+	const char *policy; /* borrowed */
+	uint64_t clock;	    /* the client's clock when this was true */
 };
+/* -EBUSY: another process is writing to index.db. Readers never disturb. */
 int store_txn_begin(struct store *s);
-int store_txn_commit(struct store *s); /* on failure everything since begin is rolled back */
-void store_txn_abort(struct store *s);
+/* On failure everything since begin is rolled back. It fails if any store_index_* since begin
+ * has: there are no half transactions. -ENOSPC: the tmpfs is full. */
+int store_txn_commit(struct store *s);
+void store_txn_abort(struct store *s); /* outside of a transaction: nothing */
+
+/* All store_index_*: -EINVAL outside of a transaction. */
 int store_index_client(struct store *s, const struct store_client *c); /* insert or replace */
-int store_index_client_drop(struct store *s, uint64_t client); /* with its block rows */
-/* Leaves may be shared by several blocks (fork). entries: BLOB_NONE = page isn't in the store. */
-int store_index_leaf(struct store *s, uint64_t leaf, uint64_t clock, const blob_t entries[STORE_LEAF_PAGES]);
+int store_index_client_drop(struct store *s, uint64_t client);	       /* with its block rows */
+/* Leaves may be shared by several blocks (fork). Entries are BLOB_NONE where the store doesn't
+ * have the page; of the others the caller holds a reference. */
+int store_index_leaf(
+	struct store *s, uint64_t leaf, uint64_t clock, const blob_t entries[STORE_LEAF_PAGES]);
 int store_index_leaf_drop(struct store *s, uint64_t leaf);
-int store_index_block(struct store *s, uint64_t client, uint64_t block, uint64_t leaf); /* block = address >> 21; leaf 0 removes the row */
+/* block = address >> 21; leaf 0 removes the row. */
+int store_index_block(struct store *s, uint64_t client, uint64_t block, uint64_t leaf);
 
 /* ---- numbers ---- */
 struct store_stats {
-	uint64_t blobs;          /* live */
-	uint64_t blob_bytes;     /* packed bytes of live blobs */
-	uint64_t header_bytes;   /* headers and padding of live blobs */
-	uint64_t dead_bytes;     /* in segments, but in no live blob */
-	uint64_t segment_bytes;  /* blob + header + dead: what the tmpfs holds for segments */
-	uint64_t index_bytes;    /* index.db with its WAL, as allocated in the tmpfs */
-	uint64_t table_bytes;    /* the handle table and other private memory of the store */
-	uint64_t limit_bytes;    /* 0 = none */
+	uint64_t blobs;		/* live */
+	uint64_t blob_bytes;	/* packed bytes of live blobs */
+	uint64_t header_bytes;	/* headers and padding of live blobs */
+	uint64_t dead_bytes;	/* in segments, but in no live blob */
+	uint64_t segment_bytes; /* blob + header + dead: what the tmpfs holds for segments */
+	uint64_t index_bytes;	/* index.db with its WAL, as allocated in the tmpfs */
+	uint64_t table_bytes;	/* the handle table and other private memory of the store */
+	uint64_t limit_bytes;	/* 0 = none */
 	uint64_t raw_blobs, fill_blobs; /* live, by codec */
 };
 void store_stats(struct store *s, struct store_stats *ret);
 
-/* Asserts the module's invariants (numbered in its .c files). Slow: for tests and debug builds. */
+/* Asserts the module's invariants (numbered in its .c files), while no other thread uses the
+ * store. Slow: for tests and debug builds. */
 void store_check(struct store *s);
 
 #endif

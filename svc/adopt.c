@@ -79,6 +79,23 @@ static int consider(void *arg, const struct map *m)
 	return 0;
 }
 
+/* Takes back a registration, but not where pages may be out: there it must stay. */
+static void unregister_unknown(struct client *c, uint64_t start, uint64_t end)
+{
+	const struct space *s = &c->space;
+
+	for (size_t i = 0; i < s->region_count && start < end; i++) {
+		const struct region *g = &s->region[i];
+		if (g->end <= start || g->start >= end)
+			continue;
+		if (g->start > start)
+			uffd_unregister(c->uffd, start, g->start - start);
+		start = g->end;
+	}
+	if (start < end)
+		uffd_unregister(c->uffd, start, end - start);
+}
+
 /* Registers, and makes sure that no older event is still to come: an UNMAP of what lay here
  * before would strike the new region off (rule 6). Gate held. */
 static int register_settled(struct pager *p, struct client *c, uint64_t start, uint64_t end)
@@ -99,7 +116,7 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 			return r;
 		nanosleep(&pause, NULL);
 	}
-	uffd_unregister(c->uffd, start, end - start);
+	unregister_unknown(c, start, end);
 	return -EBUSY;
 }
 

@@ -134,15 +134,15 @@ static void move_run(const struct agent *a, uint64_t from, uint32_t slot, uint32
 {
 	struct link_head *head = &a->link->head;
 	uint64_t to = a->staging + (uint64_t)slot * LINK_PAGE;
-	uint64_t done = 0, len = (uint64_t)pages * LINK_PAGE;
+	uint64_t done = 0, len = (uint64_t)pages * LINK_PAGE, step = len;
 
 	while (done < len) {
 		struct uffdio_move m = {.dst = to + done,
 			.src = from + done,
-			.len = len - done,
+			.len = step < len - done ? step : len - done,
 			.mode = 1 /* UFFDIO_MOVE_MODE_DONTWAKE: nobody waits in staging */};
 		long r = RAWCALL(SYS_ioctl, a->uffd, UFFDIO_MOVE, &m, 0, 0, 0);
-		uint64_t moved = r == 0 ? len - done : m.move > 0 ? (uint64_t)m.move : 0;
+		uint64_t moved = r == 0 ? m.len : m.move > 0 ? (uint64_t)m.move : 0;
 
 		if (moved > 0) {
 			/* Rule 2: moved and copied within one order. */
@@ -151,6 +151,11 @@ static void move_run(const struct agent *a, uint64_t from, uint32_t slot, uint32
 			mark_moved(a->link, slot + (uint32_t)(done / LINK_PAGE), moved);
 			done += moved;
 			continue; /* when short, the next call tells why */
+		}
+		/* A range that reaches into a second mapping is refused as a whole. */
+		if (r == -EINVAL && m.len > LINK_PAGE) {
+			step = LINK_PAGE;
+			continue;
 		}
 		head->error = (int32_t)r;
 		if (r == -EAGAIN)

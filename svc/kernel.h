@@ -69,7 +69,7 @@ struct page_region {
 };
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 #endif
-/* Asked of an open /proc/PID/maps: the mapping that covers an address, or the next one. */
+/* Asked of an open /proc/PID/maps: the mapping that covers an address. */
 #ifndef PROCMAP_QUERY
 struct procmap_query {
 	__u64 size;
@@ -90,10 +90,6 @@ struct procmap_query {
 };
 #define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 #endif
-#ifndef PROCMAP_QUERY_COVERING_OR_NEXT_VMA
-#define PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
-#endif
-
 #ifndef PAGE_IS_HUGE
 #define PAGE_IS_HUGE (1 << 6) /* mapped by a PMD */
 #endif

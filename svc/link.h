@@ -81,8 +81,11 @@ struct link_slot {
 
 /* What the shim asks for, before a call that the kernel reports no event for (rules 7, 12). */
 enum link_request_op {
-	LINK_GIVE_BACK =
-		1, /* put [addr, addr + len) back, unregister the mappings it touches */
+	/* Put [addr, addr + len) back, unregister the mappings it touches. */
+	LINK_GIVE_BACK = 1,
+	/* The same unless [addr, addr + len) lies in one mapping: so that one mremap moves it.
+	 */
+	LINK_MAKE_MOVABLE = 2,
 };
 /* FREE -> (shim) CLAIMED -> filled, POSTED -> (service) DONE -> (shim, after its call) FREE.
  * While DONE, the range stays unregistered. */
@@ -94,7 +97,6 @@ struct link_request {
 	uint64_t len;
 	int32_t result;
 	uint32_t reserved;
-	uint64_t mapped_from; /* answer: where the first mapping at or after addr begins, addr if inside */
 };
 
 struct link {

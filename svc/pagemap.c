@@ -60,15 +60,11 @@ bool pagemap_alive(int fd)
 	return pread(fd, &word, sizeof(word), 0) > 0;
 }
 
-int pagemap_first_mapped(int procdir, uint64_t addr, uint64_t *ret)
+bool pagemap_one_mapping(int procdir, uint64_t addr, uint64_t len)
 {
 	_cleanup_fd_ int maps = openat(procdir, "maps", O_RDONLY | O_CLOEXEC);
-	struct procmap_query q = {.size = sizeof(q),
-		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
-		.query_addr = addr};
+	struct procmap_query q = {.size = sizeof(q), .query_addr = addr};
 
-	if (maps < 0 || ioctl(maps, PROCMAP_QUERY, &q) < 0)
-		return -errno;
-	*ret = q.vma_start > addr ? q.vma_start : addr;
-	return 0;
+	return maps >= 0 && ioctl(maps, PROCMAP_QUERY, &q) == 0 && q.vma_start <= addr &&
+	       q.vma_end >= addr + len;
 }

@@ -25,7 +25,8 @@ bool pagemap_is_huge(int fd, uint64_t start);
 
 bool pagemap_alive(int fd);
 
-/* The first mapped address at or after addr, by /proc/PID's directory. -ENOENT: there is none. */
-int pagemap_first_mapped(int procdir, uint64_t addr, uint64_t *ret);
+/* Does one mapping cover all of [addr, addr + len)? By /proc/PID's directory. False if in
+ * doubt. */
+bool pagemap_one_mapping(int procdir, uint64_t addr, uint64_t len);
 
 #endif

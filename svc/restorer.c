@@ -167,13 +167,12 @@ static void answer_request(struct restorer *r, struct client *c, struct link_req
 	uint64_t addr = q->addr, len = q->len;
 	uint32_t op = q->op;
 
-	if (op == LINK_GIVE_BACK && len > 0 && addr + len > addr)
-		q->result = restorer_give_back(&r->pager, c, addr, addr + len);
-	else
+	if (len == 0 || addr + len < addr || (op != LINK_GIVE_BACK && op != LINK_MAKE_MOVABLE))
 		q->result = -EINVAL;
-	uint64_t mapped = addr;
-	pagemap_first_mapped(c->procdir, addr, &mapped);
-	q->mapped_from = mapped;
+	else if (op == LINK_MAKE_MOVABLE && pagemap_one_mapping(c->procdir, addr, len))
+		q->result = 0;
+	else
+		q->result = restorer_give_back(&r->pager, c, addr, addr + len);
 	atomic_store(&q->state, LINK_DONE);
 }
 

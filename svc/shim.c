@@ -42,7 +42,7 @@ static int claim_request(void)
 	return -1;
 }
 
-int shim_give_back(const void *addr, size_t len)
+static int request(enum link_request_op op, const void *addr, size_t len)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 	size_t size = ((uintptr_t)addr + len - from + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
@@ -57,7 +57,7 @@ int shim_give_back(const void *addr, size_t len)
 	while ((ticket = claim_request()) < 0)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	struct link_request *q = &shim.link->request[ticket];
-	q->op = LINK_GIVE_BACK;
+	q->op = op;
 	q->addr = from;
 	q->len = size;
 	atomic_store(&q->state, LINK_POSTED);
@@ -69,6 +69,11 @@ int shim_give_back(const void *addr, size_t len)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
 	return ticket;
+}
+
+int shim_give_back(const void *addr, size_t len)
+{
+	return request(LINK_GIVE_BACK, addr, len);
 }
 
 void shim_end(int ticket)
@@ -113,27 +118,19 @@ EXPORT int mlockall(int flags)
 	return (int)call_given_back(NULL, 1UL << 47, SYS_mlockall, flags, 0, 0);
 }
 
-/* It failed, perhaps only because of us: a range of several mappings can't be moved when one of
- * them is registered. Since Linux 6.17 such a move goes mapping by mapping, and those before
- * the registered one have moved already: go on with what is still at the old place. */
-static long mremap_again(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
+/* Moves of a range of several mappings fail when one of them is registered; and since
+ * Linux 6.17 such a move goes mapping by mapping, so that those before the registered one have
+ * moved when it fails, and what they left is open to other threads: that can't be put right
+ * afterwards. So the range is made ready first. It is the only kind of mremap that may take
+ * several mappings. */
+static bool moves_several(size_t old_len, size_t new_len, int flags)
 {
-	int ticket = shim_give_back((void *)old, old_len);
-	size_t moved = 0;
-
-	if (ticket >= 0 && flags & MREMAP_FIXED && old_len == new_len) {
-		uint64_t from = shim.link->request[ticket].mapped_from;
-		if (from > old && from < old + old_len)
-			moved = (size_t)(from - old);
-	}
-	long r = RAWCALL(SYS_mremap, old + moved, old_len - moved, new_len - moved, flags,
-		to ? to + moved : 0, 0);
-	shim_end(ticket);
-	return r < 0 && r > -4096 ? r : r - (long)moved;
+	return flags & MREMAP_FIXED && old_len == new_len && old_len > LINK_PAGE;
 }
 
 EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
+	int saved = errno, ticket = -1;
 	void *to = NULL;
 	va_list ap;
 
@@ -142,9 +139,17 @@ EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 		to = va_arg(ap, void *);
 		va_end(ap);
 	}
+	if (moves_several(old_len, new_len, flags))
+		ticket = request(LINK_MAKE_MOVABLE, old, old_len);
 	long r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-	if (r == -EFAULT && shim.link)
-		r = mremap_again((uintptr_t)old, old_len, new_len, flags, (uintptr_t)to);
+	if (r == -EFAULT && shim.link && ticket < 0) {
+		/* Growth of a range of which only a part is registered: nothing has moved yet.
+		 */
+		ticket = shim_give_back(old, old_len);
+		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
+	}
+	shim_end(ticket);
+	errno = saved;
 	return (void *)result(r);
 }
 

@@ -162,6 +162,8 @@ static void region_insert(struct space *s, size_t at, uint64_t start, uint64_t e
 
 static void regions_remove(struct space *s, size_t from, size_t to)
 {
+	if (from == to)
+		return;
 	memmove(&s->region[from], &s->region[to], (s->region_count - to) * sizeof(*s->region));
 	s->region_count -= to - from;
 }

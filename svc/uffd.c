@@ -54,32 +54,56 @@ static int outcome(int r, int64_t field, uint64_t len, uint64_t *done)
 	return more > 0 ? 1 : r;
 }
 
+/* A call refuses a range that reaches into a second mapping as a whole, with ENOENT as for none
+ * (mprotect makes two of one at any time). So what it refuses is tried page by page. */
+static uint64_t next_step(int r, uint64_t step, uint64_t left)
+{
+	if (r == -ENOENT && step > PAGE_SIZE && left > PAGE_SIZE)
+		return PAGE_SIZE;
+	return 0;
+}
+
 int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done)
 {
-	int r;
+	uint64_t step = len;
+	int r = 0;
 
 	*ret_done = 0;
-	do {
+	while (*ret_done < len) {
+		uint64_t left = len - *ret_done;
 		struct uffdio_copy copy = {.dst = start + *ret_done,
 			.src = (uintptr_t)from + *ret_done,
-			.len = len - *ret_done};
+			.len = left < step ? left : step};
 		r = call(fd, UFFDIO_COPY, &copy);
 		r = outcome(r, copy.copy, copy.len, ret_done);
-	} while (r > 0);
-	return r;
+		if (r >= 0)
+			continue;
+		step = next_step(r, step, left);
+		if (step == 0)
+			return r;
+	}
+	return 0;
 }
 
 int uffd_zero(int fd, uint64_t start, uint64_t len, uint64_t *ret_done)
 {
-	int r;
+	uint64_t step = len;
+	int r = 0;
 
 	*ret_done = 0;
-	do {
-		struct uffdio_zeropage zero = {.range = {start + *ret_done, len - *ret_done}};
+	while (*ret_done < len) {
+		uint64_t left = len - *ret_done;
+		struct uffdio_zeropage zero = {
+			.range = {start + *ret_done, left < step ? left : step}};
 		r = call(fd, UFFDIO_ZEROPAGE, &zero);
 		r = outcome(r, zero.zeropage, zero.range.len, ret_done);
-	} while (r > 0);
-	return r;
+		if (r >= 0)
+			continue;
+		step = next_step(r, step, left);
+		if (step == 0)
+			return r;
+	}
+	return 0;
 }
 
 bool uffd_fence_up(int fd)

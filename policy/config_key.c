@@ -1,0 +1,151 @@
+#include "config_key.h"
+
+#include <string.h>
+
+#define SERVICE_KEY(field) SECTION_SERVICE, .offset = offsetof(struct config, field)
+#define STORE_KEY(field)   SECTION_STORE, .offset = offsetof(struct config, field)
+#define POLICY_KEY(field)  SECTION_POLICY, .offset = offsetof(struct policy, field)
+
+/* clang-format off: a table is read in columns */
+const struct config_key config_keys[] = {
+	{SERVICE_KEY(allow_user), .name = "allow-user", .type = VALUE_LIST, .fallback = "root",
+		.may_be_empty = true, .reload = true,
+		.help = "who may have programs taken over: names or numbers; * is everyone, "
+			"root always may"},
+	{SERVICE_KEY(allow_group), .name = "allow-group", .type = VALUE_LIST,
+		.fallback = "larder", .may_be_empty = true, .reload = true,
+		.help = "the same by group, any of the program's groups"},
+	{SERVICE_KEY(readers), .name = "readers", .type = VALUE_UNSIGNED, .fallback = "0",
+		.min = "0", .max = "1024",
+		.help = "threads that answer page faults; 0 is one per CPU"},
+
+	{STORE_KEY(store_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
+		.min = "0", .max = "1024T",
+		.help = "most that the packed pages of all programs may take; 0 is half of the "
+			"machine's memory"},
+
+	{POLICY_KEY(match_exe), .name = "match-exe", .type = VALUE_LIST, .fallback = "",
+		.match = true, .reload = true,
+		.help = "executables, as globs; with a slash the whole path is compared (* "
+			"spans slashes), else its last part"},
+	{POLICY_KEY(match_user), .name = "match-user", .type = VALUE_LIST, .fallback = "",
+		.match = true, .reload = true,
+		.help = "owners of the program: names or numbers, * is everyone; with "
+			"match-exe both must fit"},
+	{POLICY_KEY(manage), .name = "manage", .type = VALUE_BOOL, .fallback = "yes",
+		.reload = true, .help = "no: programs of this policy are left alone"},
+	{POLICY_KEY(inherit), .name = "inherit", .type = VALUE_BOOL, .fallback = "yes",
+		.reload = true, .help = "children are taken over too"},
+	{POLICY_KEY(min_age_ms), .name = "min-age", .type = VALUE_DURATION, .fallback = "0",
+		.min = "0", .max = "3650d", .reload = true,
+		.help = "a program younger than this is left alone"},
+	{POLICY_KEY(cold_after_ms), .name = "cold-after", .type = VALUE_DURATION,
+		.fallback = "0", .min = "0", .max = "3650d", .reload = true,
+		.help = "a page unused for this long leaves; 0 is only by order (larder "
+			"evict)"},
+	{POLICY_KEY(stall_budget), .name = "stall-budget", .type = VALUE_PERCENT,
+		.fallback = "0.1%", .min = "0%", .max = "100%", .reload = true,
+		.help = "share of its time that a program may wait for its pages"},
+	{POLICY_KEY(memory_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
+		.min = "0", .max = "1024T", .reload = true,
+		.help = "most that the packed pages of one program may take; 0 is no limit but "
+			"the store's"},
+};
+/* clang-format on */
+_Static_assert(sizeof(config_keys) / sizeof(config_keys[0]) == CONFIG_KEY_COUNT, "count them");
+
+static const char *const section_names[SECTION_COUNT] = {
+	[SECTION_SERVICE] = "service",
+	[SECTION_STORE] = "store",
+	[SECTION_POLICY] = "policy",
+};
+
+const char *config_section_name(enum config_section s)
+{
+	return section_names[s];
+}
+
+const struct config_key *config_key_find(enum config_section s, const char *name)
+{
+	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++)
+		if (config_keys[i].section == s && strcmp(config_keys[i].name, name) == 0)
+			return &config_keys[i];
+	return NULL;
+}
+
+/* Longer names are no misspelling of a key of ours. */
+#define NEAR_MAX 31
+
+static size_t min3(size_t a, size_t b, size_t c)
+{
+	size_t ab = a < b ? a : b;
+	return ab < c ? ab : c;
+}
+
+/* Edits (insert, delete, replace a byte) that turn a into b: Levenshtein's distance, one row of
+ * his matrix at a time. */
+static size_t distance(const char *a, const char *b)
+{
+	size_t na = strlen(a), nb = strlen(b), row[NEAR_MAX + 1];
+	if (na > NEAR_MAX || nb > NEAR_MAX)
+		return SIZE_MAX;
+	for (size_t j = 0; j <= nb; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= na; i++) {
+		size_t diagonal = row[0];
+		row[0] = i;
+		for (size_t j = 1; j <= nb; j++) {
+			size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+			diagonal = row[j];
+			row[j] = min3(replaced, row[j] + 1, row[j - 1] + 1);
+		}
+	}
+	return row[nb];
+}
+
+/* Takes candidate as *best if it is nearer. A third of the letters may be wrong, or two: more,
+ * and the suggestion would be a guess. */
+static void consider(
+	const char *name, const char *candidate, const char **best, size_t *best_at)
+{
+	size_t d = distance(name, candidate), third = strlen(candidate) / 3;
+	if (d < *best_at && d <= (third > 2 ? third : 2)) {
+		*best = candidate;
+		*best_at = d;
+	}
+}
+
+const char *config_key_near(enum config_section s, const char *name)
+{
+	const char *best = NULL;
+	size_t best_at = SIZE_MAX;
+	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++)
+		if (config_keys[i].section == s)
+			consider(name, config_keys[i].name, &best, &best_at);
+	return best;
+}
+
+const char *config_section_near(const char *name)
+{
+	const char *best = NULL;
+	size_t best_at = SIZE_MAX;
+	for (size_t i = 0; i < SECTION_COUNT; i++)
+		consider(name, section_names[i], &best, &best_at);
+	return best;
+}
+
+void *config_key_field(const struct config_key *key, struct config *c, size_t policy_index)
+{
+	char *base =
+		key->section == SECTION_POLICY ? (char *)&c->policies[policy_index] : (char *)c;
+	return base + key->offset;
+}
+
+const void *config_key_value(
+	const struct config_key *key, const struct config *c, size_t policy_index)
+{
+	const char *base = key->section == SECTION_POLICY
+				   ? (const char *)&c->policies[policy_index]
+				   : (const char *)c;
+	return base + key->offset;
+}

@@ -1,0 +1,91 @@
+/* All of the index's SQL. SQLite keeps the comments of the schema, so `.schema` in its shell
+ * shows them to the administrator: they are documentation of the product. */
+#ifndef LARDER_STORE_INDEX_SQL_H
+#define LARDER_STORE_INDEX_SQL_H
+
+/* Pages of 8 KiB hold three full leaves; of 4 KiB, one, and a third of the page would be lost.
+ * The log is copied back every 128 pages (1 MiB), so it stays about that long, and the cache is
+ * bounded, since all of this is memory. */
+#define INDEX_SQL_OPEN                                                                         \
+	"PRAGMA page_size = 8192;"                                                             \
+	"PRAGMA auto_vacuum = INCREMENTAL;"                                                    \
+	"PRAGMA journal_mode = WAL;"                                                           \
+	"PRAGMA synchronous = OFF;"                                                            \
+	"PRAGMA wal_autocheckpoint = 128;"                                                     \
+	"PRAGMA journal_size_limit = 1048576;"                                                 \
+	"PRAGMA cache_size = -2048;"                                                           \
+	"PRAGMA mmap_size = 0;"                                                                \
+	"PRAGMA temp_store = MEMORY;"                                                          \
+	"PRAGMA busy_timeout = 0;"                                                             \
+	"PRAGMA application_id = 0x4c726472;" /* "Lrdr" */                                     \
+	"PRAGMA user_version = 1;"
+
+#define INDEX_SQL_SCHEMA                                                                       \
+	"CREATE TABLE client (\n"                                                              \
+	"  -- A program whose memory is managed.\n"                                            \
+	"  id     INTEGER PRIMARY KEY, -- the service's number for it, never used twice\n"     \
+	"  parent INTEGER NOT NULL,    -- id of the client it was forked from, 0 = none\n"     \
+	"  pid    INTEGER NOT NULL,    -- 0 = not known yet\n"                                 \
+	"  exe    TEXT    NOT NULL,\n"                                                         \
+	"  policy TEXT    NOT NULL,\n"                                                         \
+	"  clock  INTEGER NOT NULL     -- the client's clock when this was written\n"          \
+	");\n"                                                                                 \
+	"CREATE TABLE leaf (\n"                                                                \
+	"  -- Up to 512 pages, 2 MiB of address space. Forked clients share leaves.\n"         \
+	"  id           INTEGER PRIMARY KEY,\n"                                                \
+	"  clock        INTEGER NOT NULL,\n"                                                   \
+	"  pages        INTEGER NOT NULL, -- how many of them are in the store\n"              \
+	"  stored_bytes INTEGER NOT NULL, -- what these take there, without headers\n"         \
+	"  entries      BLOB    NOT NULL  -- which blobs they are, packed (entries.h)\n"       \
+	");\n"                                                                                 \
+	"CREATE TABLE block (\n"                                                               \
+	"  -- Which leaf describes which 2 MiB of a client.\n"                                 \
+	"  client INTEGER NOT NULL,\n"                                                         \
+	"  block  INTEGER NOT NULL, -- address >> 21\n"                                        \
+	"  leaf   INTEGER NOT NULL,\n"                                                         \
+	"  PRIMARY KEY (client, block)\n"                                                      \
+	") WITHOUT ROWID;\n"                                                                   \
+	"CREATE VIEW clients AS\n"                                                             \
+	"  -- A line per client: what of its memory is in the store.\n"                        \
+	"  -- bytes: as the client sees them. stored_bytes: compressed, without headers;\n"    \
+	"  -- what forked clients share is counted for each of them.\n"                        \
+	"  SELECT client.id, client.pid, client.exe, client.policy,\n"                         \
+	"         coalesce(sum(leaf.pages), 0) AS pages,\n"                                    \
+	"         coalesce(sum(leaf.pages), 0) * 4096 AS bytes,\n"                             \
+	"         coalesce(sum(leaf.stored_bytes), 0) AS stored_bytes\n"                       \
+	"  FROM client\n"                                                                      \
+	"  LEFT JOIN block ON block.client = client.id\n"                                      \
+	"  LEFT JOIN leaf ON leaf.id = block.leaf\n"                                           \
+	"  GROUP BY client.id;\n"                                                              \
+	"CREATE VIEW pages_by_block AS\n"                                                      \
+	"  -- A line per 2 MiB of a client's address space that has pages in the store.\n"     \
+	"  -- address: where it begins. pages: of 512. stored_bytes: as in clients.\n"         \
+	"  SELECT client.pid, client.exe,\n"                                                   \
+	"         printf('0x%012llx', block.block << 21) AS address,\n"                        \
+	"         leaf.pages, leaf.stored_bytes\n"                                             \
+	"  FROM block\n"                                                                       \
+	"  JOIN client ON client.id = block.client\n"                                          \
+	"  JOIN leaf ON leaf.id = block.leaf\n"                                                \
+	"  WHERE leaf.pages > 0\n"                                                             \
+	"  ORDER BY block.client, block.block;\n"
+
+/* X(name, text): the statements, prepared once; parameters go by the order of their ?. */
+#define INDEX_SQL_STATEMENTS(X)                                                                \
+	/* IMMEDIATE: what would fail for another writer fails here, and not at the commit. */ \
+	X(BEGIN, "BEGIN IMMEDIATE")                                                            \
+	X(COMMIT, "COMMIT")                                                                    \
+	X(ROLLBACK, "ROLLBACK")                                                                \
+	X(CLIENT, "REPLACE INTO client (id, parent, pid, exe, policy, clock)"                  \
+		  " VALUES (?, ?, ?, ?, ?, ?)")                                                \
+	X(CLIENT_DROP, "DELETE FROM client WHERE id = ?")                                      \
+	X(CLIENT_BLOCKS_DROP, "DELETE FROM block WHERE client = ?")                            \
+	X(LEAF, "REPLACE INTO leaf (id, clock, pages, stored_bytes, entries)"                  \
+		" VALUES (?, ?, ?, ?, ?)")                                                     \
+	X(LEAF_DROP, "DELETE FROM leaf WHERE id = ?")                                          \
+	X(BLOCK, "REPLACE INTO block (client, block, leaf) VALUES (?, ?, ?)")                  \
+	X(BLOCK_DROP, "DELETE FROM block WHERE client = ? AND block = ?")                      \
+	X(FREE_PAGES, "PRAGMA freelist_count")                                                 \
+	X(VACUUM, "PRAGMA incremental_vacuum(256)")                                            \
+	X(CHECKPOINT, "PRAGMA wal_checkpoint(PASSIVE)")
+
+#endif

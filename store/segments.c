@@ -1,0 +1,287 @@
+/* Invariants, with the store's lock held (asserted by store_check):
+ *
+ * 1. in_use = number of segments that aren't free <= max; STREAM_PUT leaves one of max unused,
+ * so that compaction always has a place to copy to. top = in_use + length of the free list.
+ * 2. live + dying <= used <= SEGMENT_SIZE, per segment; all are 0 in a free one.
+ * 3. live (dying) of a segment = sum of blob_size over the live (dying) blobs whose place is in
+ * it; g->live and g->dying are the sums of these.
+ * 4. From a segment's start to used, header follows header; from used to its end are zeros.
+ *    No blob crosses a segment's end.
+ * 5. The file has memory exactly where segments in use are. Nothing is read elsewhere (a read
+ * of a hole would fill it), and nothing is written before fallocate has succeeded (in a full
+ * tmpfs, a write into a hole is a SIGBUS). */
+#include "segments.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "must.h"
+
+_Static_assert(sizeof(struct blob_header) == BLOB_HEADER, "header as documented");
+
+/* 1 TiB: what 36 bits of where_t reach. */
+#define SEGMENTS_MAX (UINT32_C(1) << 20)
+
+/* The index lies in the same tmpfs: were that full, no transaction could commit, and without
+ * one nothing dead is ever freed. So new segments leave room for the WAL and its index (some
+ * megabytes) and for the rows of blobs that were put but not committed yet (0.3 % of the blobs'
+ * bytes). */
+enum { RESERVE_BASE = 4 << 20, RESERVE_SHARE = 128 };
+
+/* A segment with less waste than this isn't copied to win it: the tail that doesn't fit the
+ * next blob is up to 4 KiB, and copying a segment for 3 % of it would never end. */
+enum { WORTH_MOVING = 32 << 10 };
+
+/* An interrupted fallocate has undone what it did. */
+static int allocate(int fd, int mode, uint32_t i)
+{
+	int r;
+
+	do {
+		r = fallocate(fd, mode, (off_t)i * SEGMENT_SIZE, SEGMENT_SIZE);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+static int open_file(struct segments *g, int dirfd, const char *name)
+{
+	g->fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (g->fd < 0)
+		return -errno;
+	if (ftruncate(g->fd, (off_t)g->max * SEGMENT_SIZE) < 0)
+		return -errno;
+	int r = range_reserve(&g->file, (size_t)g->max * SEGMENT_SIZE, g->fd);
+	if (r < 0)
+		return r;
+	return range_reserve(&g->table, (size_t)g->max * sizeof(struct segment), -1);
+}
+
+int segments_check_dir(int dirfd)
+{
+	struct statfs fs;
+
+	if (fstatfs(dirfd, &fs) < 0)
+		return -errno;
+	return fs.f_type == TMPFS_MAGIC ? 0 : -ENOTSUP;
+}
+
+int segments_init(struct segments *g, int dirfd, const char *name, uint64_t limit)
+{
+	struct statfs fs;
+
+	*g = (struct segments){
+		.fd = -1, .free = SEGMENT_NONE, .open = {SEGMENT_NONE, SEGMENT_NONE}};
+	if (fstatfs(dirfd, &fs) < 0)
+		return -errno;
+	if (limit != 0 && limit < 2 * SEGMENT_SIZE)
+		return -EINVAL;
+
+	uint64_t max = limit ? limit / SEGMENT_SIZE : SEGMENTS_MAX;
+	if (fs.f_blocks != 0) { /* 0: mounted without a size */
+		uint64_t size = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
+		g->reserve = RESERVE_BASE + size / RESERVE_SHARE;
+		if (size < g->reserve + 2 * SEGMENT_SIZE)
+			return -ENOSPC;
+		if (max > size / SEGMENT_SIZE)
+			max = size / SEGMENT_SIZE;
+	}
+	g->max = max < SEGMENTS_MAX ? (uint32_t)max : SEGMENTS_MAX;
+
+	int r = open_file(g, dirfd, name);
+	if (r < 0)
+		segments_done(g);
+	return r;
+}
+
+void segments_done(struct segments *g)
+{
+	range_done(&g->file);
+	range_done(&g->table);
+	if (g->fd >= 0)
+		close(g->fd);
+	g->fd = -1;
+}
+
+static bool room_for_segment(const struct segments *g, enum segment_stream stream)
+{
+	struct statfs fs;
+	uint32_t keep = stream == STREAM_PUT ? 1 : 0;
+
+	if (g->in_use + keep >= g->max)
+		return false;
+	if (g->reserve == 0 || stream == STREAM_MOVE)
+		return true;
+	return fstatfs(g->fd, &fs) == 0 &&
+	       (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= g->reserve + SEGMENT_SIZE;
+}
+
+/* Takes a free segment, or one never used, and gives it memory. */
+static int segment_new(struct segments *g, uint32_t *ret)
+{
+	uint32_t i = g->free;
+
+	if (i == SEGMENT_NONE) {
+		i = g->top;
+		int r = range_open(&g->table, ((size_t)i + 1) * sizeof(struct segment));
+		if (r < 0)
+			return r;
+		r = range_open(&g->file, ((size_t)i + 1) * SEGMENT_SIZE);
+		if (r < 0)
+			return r;
+	}
+	int r = allocate(g->fd, 0, i);
+	if (r < 0)
+		return r;
+
+	if (i == g->free)
+		g->free = segments_row(g, i)->next;
+	else
+		g->top++;
+	g->in_use++;
+	*segments_row(g, i) = (struct segment){.state = SEGMENT_OPEN, .next = SEGMENT_NONE};
+	*ret = i;
+	return 0;
+}
+
+/* The segment of the stream with room for `size` bytes. */
+static int segment_for(
+	struct segments *g, enum segment_stream stream, uint32_t size, uint32_t *ret)
+{
+	uint32_t open = g->open[stream], i;
+
+	if (open != SEGMENT_NONE && SEGMENT_SIZE - segments_row(g, open)->used >= size) {
+		*ret = open;
+		return 0;
+	}
+	if (!room_for_segment(g, stream))
+		return -ENOSPC;
+	int r = segment_new(g, &i);
+	if (r < 0)
+		return r;
+	if (open != SEGMENT_NONE)
+		segments_row(g, open)->state = SEGMENT_FULL;
+	g->open[stream] = i;
+	*ret = i;
+	return 0;
+}
+
+/* Bytes, then the header's second half, then its first, which makes the blob one: a process
+ * killed in between leaves nothing that looks like a blob. */
+static void write_blob(unsigned char *to, const struct blob_header *h, const void *bytes)
+{
+	memcpy(to + BLOB_HEADER, bytes, h->length);
+	memcpy(to + 8, &h->checksum, sizeof(h->checksum));
+	atomic_signal_fence(memory_order_release);
+	memcpy(to, h, 8);
+}
+
+int segments_append(struct segments *g, enum segment_stream stream, const struct blob_header *h,
+	const void *bytes, uint64_t *ret_offset)
+{
+	uint32_t size = blob_size(h->length), i;
+
+	int r = segment_for(g, stream, size, &i);
+	if (r < 0)
+		return r;
+
+	struct segment *seg = segments_row(g, i);
+	uint64_t offset = (uint64_t)i * SEGMENT_SIZE + seg->used;
+	write_blob(g->file.base + offset, h, bytes);
+	seg->used += size;
+	seg->live += size;
+	g->live += size;
+	*ret_offset = offset;
+	return 0;
+}
+
+static struct segment *segment_of(struct segments *g, uint64_t offset)
+{
+	uint64_t i = offset / SEGMENT_SIZE;
+
+	must(i < g->top);
+	return segments_row(g, (uint32_t)i);
+}
+
+void segments_kill(struct segments *g, uint64_t offset, uint32_t size)
+{
+	struct segment *seg = segment_of(g, offset);
+
+	must(seg->live >= size);
+	seg->live -= size;
+	seg->dying += size;
+	g->live -= size;
+	g->dying += size;
+}
+
+void segments_leave(struct segments *g, uint64_t offset, uint32_t size, bool dying)
+{
+	struct segment *seg = segment_of(g, offset);
+	uint32_t *part = dying ? &seg->dying : &seg->live;
+
+	must(*part >= size);
+	*part -= size;
+	*(dying ? &g->dying : &g->live) -= size;
+}
+
+void segments_recycle(struct segments *g, uint64_t offset, uint32_t size)
+{
+	struct segment *seg = segment_of(g, offset);
+
+	/* Before the handle gets another life, and before a later reader of the file can take
+	 * this blob for that one. The length stays: header must follow header. */
+	struct blob_header *h = (void *)(g->file.base + offset);
+	h->codec = 0;
+
+	segments_leave(g, offset, size, true);
+	if (seg->live + seg->dying == 0)
+		segments_release(g, (uint32_t)(offset / SEGMENT_SIZE));
+}
+
+void segments_release(struct segments *g, uint32_t i)
+{
+	struct segment *seg = segments_row(g, i);
+
+	must(seg->state != SEGMENT_FREE && seg->live + seg->dying == 0);
+	/* tmpfs refuses this only for sealed files. Were it to fail, the segment would stay as
+	 * it is: in use, wholly waste, and the first that compaction takes up again. */
+	if (allocate(g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i) < 0)
+		return;
+	for (unsigned s = 0; s < STREAM_COUNT; s++)
+		if (g->open[s] == i)
+			g->open[s] = SEGMENT_NONE;
+	*seg = (struct segment){.state = SEGMENT_FREE, .next = g->free};
+	g->free = i;
+	g->in_use--;
+}
+
+uint32_t segments_victim(const struct segments *g)
+{
+	uint32_t best = SEGMENT_NONE, kept = SEGMENT_SIZE - WORTH_MOVING;
+
+	for (uint32_t i = 0; i < g->top; i++) {
+		const struct segment *seg = segments_row(g, i);
+		if (seg->state != SEGMENT_FULL || seg->live + seg->dying >= kept)
+			continue;
+		kept = seg->live + seg->dying;
+		best = i;
+	}
+	return best;
+}
+
+uint64_t segments_waste(const struct segments *g)
+{
+	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+
+	for (unsigned s = 0; s < STREAM_COUNT; s++) {
+		if (g->open[s] == SEGMENT_NONE)
+			continue;
+		const struct segment *seg = segments_row(g, g->open[s]);
+		bytes -= SEGMENT_SIZE - (seg->live + seg->dying);
+	}
+	return bytes - g->live - g->dying;
+}

@@ -1,0 +1,209 @@
+/* Invariants, with the lock held (those of blobs.c and segments.c besides; asserted by
+ * store_check):
+ *
+ * 1. Each live and each dying blob's place holds its header: same handle, length and codec.
+ * 2. s->live = what a count over the live blobs gives; segments.live = live.bytes + their
+ * headers and padding.
+ * 3. closing is empty unless in_txn.
+ * 4. What the committed index names is live or dying, and its bytes are in place. */
+#include "store_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "must.h"
+
+static const char segments_name[] = "warm.seg";
+
+/* ---- open, close ---- */
+
+static void remove_files(int dirfd)
+{
+	(void)unlinkat(dirfd, segments_name, 0); /* not there: as good */
+	index_remove(dirfd);
+}
+
+static int open_parts(struct store *s, const struct store_options *opt)
+{
+	s->dirfd = open(opt->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dirfd < 0)
+		return -errno;
+	int r = segments_check_dir(s->dirfd); /* before anything is removed from it */
+	if (r < 0)
+		return r;
+	remove_files(s->dirfd);
+
+	r = blobs_init(&s->blobs);
+	if (r < 0)
+		return r;
+	r = segments_init(&s->segments, s->dirfd, segments_name, opt->memory_limit);
+	if (r < 0)
+		return r;
+	return index_open(&s->index, s->dirfd, opt->dir);
+}
+
+int store_open(struct store **ret, const struct store_options *opt)
+{
+	struct store *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	s->dirfd = -1;
+	s->segments.fd = -1;
+	s->synchronize = opt->synchronize;
+	s->arg = opt->arg;
+	s->limit = opt->memory_limit;
+	pthread_mutex_init(&s->lock, NULL);
+
+	int r = open_parts(s, opt);
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	index_close(s->index);
+	/* No segments: opening failed before anything of ours was made. */
+	if (s->segments.fd >= 0)
+		remove_files(s->dirfd);
+	segments_done(&s->segments);
+	blobs_done(&s->blobs);
+	if (s->dirfd >= 0)
+		close(s->dirfd);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+/* ---- blobs ---- */
+
+static void count(struct store_counts *c, where_t w, bool add)
+{
+	uint64_t one = add ? 1 : UINT64_MAX; /* -1, modulo 2^64 */
+
+	c->blobs += one;
+	c->bytes += one * where_length(w);
+	c->raw += where_codec(w) == CODEC_RAW ? one : 0;
+	c->fill += where_codec(w) == CODEC_FILL ? one : 0;
+}
+
+static int put_locked(struct store *s, const struct store_packed *p, blob_t *ret)
+{
+	uint64_t offset;
+	blob_t b;
+
+	int r = blobs_take(&s->blobs, &b);
+	if (r < 0)
+		return r;
+	struct blob_header h = {
+		.handle = b,
+		.length = p->length,
+		.codec = p->codec,
+		.version = BLOB_VERSION,
+		.checksum = p->checksum,
+	};
+	r = segments_append(&s->segments, STREAM_PUT, &h, p->bytes, &offset);
+	if (r < 0) {
+		blobs_release(&s->blobs, b);
+		return r;
+	}
+	where_t w = where_make(offset, p->length, p->codec);
+	blobs_publish(&s->blobs, b, w);
+	count(&s->live, w, true);
+	*ret = b;
+	return 0;
+}
+
+int store_put(struct store *s, const struct store_packed *p, blob_t *ret)
+{
+	must(p->length > 0 && p->length <= STORE_PAGE && p->codec != 0);
+
+	pthread_mutex_lock(&s->lock);
+	int r = put_locked(s, p, ret);
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page)
+{
+	where_t w = blobs_locate(&s->blobs, b);
+
+	if (w == WHERE_NONE)
+		return -EBADMSG;
+	/* The table is ours alone, so the place is in bounds; the file's bytes are only
+	 * believed where they agree with it. */
+	const struct blob_header *h = store_header(s, w);
+	if (h->handle != b || h->version != BLOB_VERSION || h->length != where_length(w) ||
+		h->codec != where_codec(w))
+		return -EBADMSG;
+	struct store_packed p = {
+		.checksum = h->checksum,
+		.bytes = h + 1,
+		.length = (uint16_t)where_length(w),
+		.codec = where_codec(w),
+	};
+	return store_unpack(x, &p, page);
+}
+
+void store_ref(struct store *s, blob_t b)
+{
+	blobs_ref(&s->blobs, b);
+}
+
+void store_unref(struct store *s, blob_t b)
+{
+	if (b != BLOB_NONE)
+		blobs_unref(&s->blobs, b);
+}
+
+void store_collect_locked(struct store *s)
+{
+	blob_t next;
+
+	for (blob_t b = blobs_take_dropped(&s->blobs); b != BLOB_NONE; b = next) {
+		next = blobs_row(&s->blobs, b)->next;
+		where_t w = blobs_locate(&s->blobs, b);
+		segments_kill(&s->segments, where_offset(w), blob_size(where_length(w)));
+		count(&s->live, w, false);
+		blobs_kill(&s->blobs, b, &s->dying);
+	}
+}
+
+uint32_t store_blob_length(const struct store *s, blob_t b)
+{
+	return where_length(blobs_locate(&s->blobs, b));
+}
+
+/* ---- numbers ---- */
+
+void store_stats(struct store *s, struct store_stats *ret)
+{
+	struct index_usage index;
+
+	index_usage(s->index, &index);
+
+	pthread_mutex_lock(&s->lock);
+	store_collect_locked(s);
+	const struct segments *g = &s->segments;
+	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+	*ret = (struct store_stats){
+		.blobs = s->live.blobs,
+		.blob_bytes = s->live.bytes,
+		.header_bytes = g->live - s->live.bytes,
+		.dead_bytes = bytes - g->live,
+		.segment_bytes = bytes,
+		.index_bytes = index.file_bytes,
+		.table_bytes = s->blobs.range.open + g->table.open + index.memory_bytes,
+		.limit_bytes = s->limit,
+		.raw_blobs = s->live.raw,
+		.fill_blobs = s->live.fill,
+	};
+	pthread_mutex_unlock(&s->lock);
+}

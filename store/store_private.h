@@ -1,0 +1,54 @@
+/* struct store, for the files that make it up:
+ *
+ *   store.c    open, close, put, get, references, numbers
+ *   txn.c      transactions, and with them the end of dead blobs
+ *   compact.c  store_compact
+ *   check.c    store_check
+ *
+ * Below: blobs (handle table), segments (bytes), index (SQLite). These three know nothing of
+ * each other but the format of a place. */
+#ifndef LARDER_STORE_PRIVATE_H
+#define LARDER_STORE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "blobs.h"
+#include "index.h"
+#include "segments.h"
+
+/* Of live blobs. */
+struct store_counts {
+	uint64_t blobs, bytes, raw, fill;
+};
+
+struct store {
+	int dirfd;			/* owned */
+	void (*synchronize)(void *arg); /* immutable; NULL = nobody calls store_get meanwhile */
+	void *arg;			/* borrowed */
+	uint64_t limit;			/* immutable; as given */
+
+	/* Guards the rest but the index. Held for a blob's copy, a segment's fallocate, or a
+	 * piece of a compaction; never over SQL or synchronize. Innermost: no other lock is
+	 * taken under it. */
+	pthread_mutex_t lock;
+	struct blobs blobs;
+	struct segments segments;
+	struct store_counts live;
+	struct blob_list dying;	  /* dead since the last store_txn_begin, or with none open */
+	struct blob_list closing; /* dead at store_txn_begin; empty outside of a transaction */
+
+	struct index *index; /* owned; used by the job's thread only, but for index_usage */
+	bool in_txn;	     /* the job's thread */
+	int txn_error; /* the job's thread; the first error in this transaction, 0 = none */
+};
+
+/* Makes the blobs dying whose last reference was dropped since it was last called. */
+void store_collect_locked(struct store *s);
+
+/* The header at a place that the caller knows to be a blob's. */
+static inline const struct blob_header *store_header(const struct store *s, where_t w)
+{
+	return (const void *)segments_at(&s->segments, where_offset(w));
+}
+
+#endif
