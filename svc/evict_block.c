@@ -337,10 +337,10 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 		publish(p,
 			&b); /* nothing is HELD, but a child may have been forked meanwhile */
 	}
-	if (c->staging_used) {
-		int e = order_zap(c);
-		r = r < 0 ? r : e < 0 ? -ETIME : 0;
-	}
+	if (c->staging_used && order_zap(c) < 0)
+		r = -ETIME;
+	else if (r == -ETIME)
+		r = -EAGAIN; /* it was late, and answers again */
 	batch_done(&b);
 	return r;
 }

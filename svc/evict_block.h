@@ -8,9 +8,9 @@
 struct codec_pool;
 struct pager;
 
-/* 0, also when nothing could be taken (res says why). -ESRCH: the client is gone. -ETIME: its
- * agent doesn't answer. -ENOSPC and other errors of the store: what was moved was given back.
- */
+/* 0, also when nothing could be taken (res says why). -EAGAIN: the agent was late, and the rest of
+ * the block is still there: again. -ETIME: it doesn't answer. -ESRCH: the client is gone or given
+ * back. -ENOSPC and other errors of the store: what was moved was given back. */
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
 	bool clear_suspects, struct evict_result *res);
 

@@ -22,6 +22,9 @@ enum {
 	/* Dead space at which segments are compacted, and how much is copied in one go. */
 	COMPACT_PERCENT = 5,
 	COMPACT_BUDGET = 16 << 20,
+	/* How often an agent may be late within one order to evict, as on a machine that is
+	   busy. */
+	LATE_MAX = 100,
 };
 
 struct job {
@@ -105,6 +108,7 @@ static int evict_blocks(struct evictor *e, struct client *c, struct evict_result
 {
 	uint64_t number = 0, quiet_seq;
 	bool quiet = quiet_since(&e->pager, c, &quiet_seq);
+	unsigned late = 0;
 	int r = 0;
 
 	while (r == 0 && !stopping(e)) {
@@ -114,9 +118,13 @@ static int evict_blocks(struct evictor *e, struct client *c, struct evict_result
 		gate_unlock(&e->pager, c);
 		if (!any)
 			break;
-		r = evict_block(&e->pager, e->pool, c, number++, clear, res);
+		r = evict_block(&e->pager, e->pool, c, number, clear, res);
+		if (r == -EAGAIN && ++late < LATE_MAX)
+			r = 0;
+		else
+			number++;
 	}
-	return r;
+	return r == -EAGAIN ? -ETIME : r;
 }
 
 static const char *error_text(int r)

@@ -90,6 +90,9 @@ struct procmap_query {
 };
 #define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
 #endif
+#ifndef PROCMAP_QUERY_COVERING_OR_NEXT_VMA
+#define PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
+#endif
 #ifndef PAGE_IS_HUGE
 #define PAGE_IS_HUGE (1 << 6) /* mapped by a PMD */
 #endif

@@ -83,9 +83,6 @@ struct link_slot {
 enum link_request_op {
 	/* Put [addr, addr + len) back, unregister the mappings it touches. */
 	LINK_GIVE_BACK = 1,
-	/* The same unless [addr, addr + len) lies in one mapping: so that one mremap moves it.
-	 */
-	LINK_MAKE_MOVABLE = 2,
 };
 /* FREE -> (shim) CLAIMED -> filled, POSTED -> (service) DONE -> (shim, after its call) FREE.
  * While DONE, the range stays unregistered. */

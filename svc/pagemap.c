@@ -1,9 +1,7 @@
 #include "pagemap.h"
-#include "cleanup.h"
 #include "uffd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -58,13 +56,4 @@ bool pagemap_alive(int fd)
 {
 	uint64_t word;
 	return pread(fd, &word, sizeof(word), 0) > 0;
-}
-
-bool pagemap_one_mapping(int procdir, uint64_t addr, uint64_t len)
-{
-	_cleanup_fd_ int maps = openat(procdir, "maps", O_RDONLY | O_CLOEXEC);
-	struct procmap_query q = {.size = sizeof(q), .query_addr = addr};
-
-	return maps >= 0 && ioctl(maps, PROCMAP_QUERY, &q) == 0 && q.vma_start <= addr &&
-	       q.vma_end >= addr + len;
 }

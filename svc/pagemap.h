@@ -25,8 +25,4 @@ bool pagemap_is_huge(int fd, uint64_t start);
 
 bool pagemap_alive(int fd);
 
-/* Does one mapping cover all of [addr, addr + len)? By /proc/PID's directory. False if in
- * doubt. */
-bool pagemap_one_mapping(int procdir, uint64_t addr, uint64_t len);
-
 #endif

@@ -1,6 +1,5 @@
 #include "restorer.h"
 #include "log.h"
-#include "pagemap.h"
 #include "pager.h"
 #include "uffd.h"
 #include "worker.h"
@@ -167,12 +166,10 @@ static void answer_request(struct restorer *r, struct client *c, struct link_req
 	uint64_t addr = q->addr, len = q->len;
 	uint32_t op = q->op;
 
-	if (len == 0 || addr + len < addr || (op != LINK_GIVE_BACK && op != LINK_MAKE_MOVABLE))
-		q->result = -EINVAL;
-	else if (op == LINK_MAKE_MOVABLE && pagemap_one_mapping(c->procdir, addr, len))
-		q->result = 0;
-	else
+	if (op == LINK_GIVE_BACK && len > 0 && addr + len > addr)
 		q->result = restorer_give_back(&r->pager, c, addr, addr + len);
+	else
+		q->result = -EINVAL;
 	atomic_store(&q->state, LINK_DONE);
 }
 
@@ -184,6 +181,16 @@ static bool any_in_state(const struct client *c, enum link_request_state state)
 	return false;
 }
 
+/* Opening wakes those who wait at it. */
+static void set_bell(struct restorer *r, struct client *c, bool closed)
+{
+	while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) == -EAGAIN) {
+		/* An event is in flight: it must be read for the fence to fall. */
+		pager_service(&r->pager, c);
+		rest(BELL_OPEN_NS);
+	}
+}
+
 /* Answers, opens the bell for those who wait at it, and closes it again when they have passed;
  * one that hasn't is let through by its next ring. A request that came while the bell was open
  * made no fault: hence the look after closing. */
@@ -193,14 +200,10 @@ static void serve_bell(struct restorer *r, struct client *c)
 		for (unsigned i = 0; i < LINK_REQUESTS; i++)
 			if (atomic_load(&c->link->request[i].state) == LINK_POSTED)
 				answer_request(r, c, &c->link->request[i]);
-		uffd_protect(c->uffd, c->bell, PAGE_SIZE, false);
+		set_bell(r, c, false);
 		for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
 			rest(BELL_OPEN_NS);
-		while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, true) == -EAGAIN) {
-			/* An event is in flight: it must be read for the fence to fall. */
-			pager_service(&r->pager, c);
-			rest(BELL_OPEN_NS);
-		}
+		set_bell(r, c, true);
 	} while (any_in_state(c, LINK_POSTED));
 }
 

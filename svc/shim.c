@@ -6,16 +6,13 @@
 #include "rawcall.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
-
-static long result(long r)
+long shim_result(long r)
 {
 	if (r < 0 && r > -4096) {
 		errno = (int)-r;
@@ -42,7 +39,7 @@ static int claim_request(void)
 	return -1;
 }
 
-static int request(enum link_request_op op, const void *addr, size_t len)
+int shim_give_back(const void *addr, size_t len)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 	size_t size = ((uintptr_t)addr + len - from + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
@@ -57,7 +54,7 @@ static int request(enum link_request_op op, const void *addr, size_t len)
 	while ((ticket = claim_request()) < 0)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	struct link_request *q = &shim.link->request[ticket];
-	q->op = op;
+	q->op = LINK_GIVE_BACK;
 	q->addr = from;
 	q->len = size;
 	atomic_store(&q->state, LINK_POSTED);
@@ -69,11 +66,6 @@ static int request(enum link_request_op op, const void *addr, size_t len)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
 	return ticket;
-}
-
-int shim_give_back(const void *addr, size_t len)
-{
-	return request(LINK_GIVE_BACK, addr, len);
 }
 
 void shim_end(int ticket)
@@ -91,7 +83,7 @@ static long call_given_back(const void *addr, size_t len, long nr, long a, long 
 
 	shim_end(ticket);
 	errno = saved;
-	return result(r);
+	return shim_result(r);
 }
 
 EXPORT int madvise(void *addr, size_t len, int advice)
@@ -99,7 +91,7 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 	if (advice == MADV_GUARD_INSTALL || advice == MADV_WIPEONFORK)
 		return (int)call_given_back(
 			addr, len, SYS_madvise, (long)addr, (long)len, advice);
-	return (int)result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
+	return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
 }
 
 EXPORT int mlock(const void *addr, size_t len)
@@ -116,41 +108,6 @@ EXPORT int mlockall(int flags)
 {
 	/* The whole lower half: every mapping that is registered. */
 	return (int)call_given_back(NULL, 1UL << 47, SYS_mlockall, flags, 0, 0);
-}
-
-/* Moves of a range of several mappings fail when one of them is registered; and since
- * Linux 6.17 such a move goes mapping by mapping, so that those before the registered one have
- * moved when it fails, and what they left is open to other threads: that can't be put right
- * afterwards. So the range is made ready first. It is the only kind of mremap that may take
- * several mappings. */
-static bool moves_several(size_t old_len, size_t new_len, int flags)
-{
-	return flags & MREMAP_FIXED && old_len == new_len && old_len > LINK_PAGE;
-}
-
-EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
-{
-	int saved = errno, ticket = -1;
-	void *to = NULL;
-	va_list ap;
-
-	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
-		va_start(ap, flags);
-		to = va_arg(ap, void *);
-		va_end(ap);
-	}
-	if (moves_several(old_len, new_len, flags))
-		ticket = request(LINK_MAKE_MOVABLE, old, old_len);
-	long r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-	if (r == -EFAULT && shim.link && ticket < 0) {
-		/* Growth of a range of which only a part is registered: nothing has moved yet.
-		 */
-		ticket = shim_give_back(old, old_len);
-		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-	}
-	shim_end(ticket);
-	errno = saved;
-	return (void *)result(r);
 }
 
 /* Runs before the program's own constructors when it is first in LD_PRELOAD. */

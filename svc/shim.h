@@ -5,7 +5,9 @@
 #include <stdint.h>
 #include <stddef.h>
 
-struct link;
+#include "link.h"
+
+#define EXPORT __attribute__((visibility("default")))
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. */
 struct shim {
@@ -23,5 +25,8 @@ void shim_attach(void);
  * child, which has no link, the pages are brought back by touching them. errno is kept. */
 int shim_give_back(const void *addr, size_t len);
 void shim_end(int ticket);
+
+/* What a raw system call returned, as libc returns it. */
+long shim_result(long r);
 
 #endif

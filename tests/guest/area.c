@@ -190,6 +190,17 @@ void area_check_some(struct worker *w, struct area *a, size_t count)
 	}
 }
 
+/* What is about to be thrown away is mostly verified before: else nobody would ever look. Not
+ * always, so that pages are also thrown away that nobody has touched for long. */
+void range_farewell(struct worker *w, struct area *a, size_t first, size_t count)
+{
+	if (random_one_in(w, 3))
+		return;
+	for (size_t i = first; i < first + count; i++)
+		if (may_read(a, i))
+			page_check(w, a, i);
+}
+
 /* Without access the kernel can't read for us either. */
 static void check_no_access(struct worker *w, struct area *a)
 {

@@ -180,6 +180,7 @@ void area_cut(struct worker *w, struct area *a, size_t first, size_t count);
 void area_resize(struct worker *w, struct area *a, size_t pages); /* new pages read zeros */
 void area_check(struct worker *w, struct area *a);
 void area_check_some(struct worker *w, struct area *a, size_t count);
+void range_farewell(struct worker *w, struct area *a, size_t first, size_t count);
 void area_settle(struct worker *w, struct area *a); /* gives all access back */
 bool may_read(const struct area *a, size_t i);
 bool may_write(const struct area *a, size_t i);

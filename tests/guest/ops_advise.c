@@ -106,8 +106,10 @@ bool op_dontneed(struct worker *w)
 {
 	struct range r;
 
-	if (!pick(w, &r) || r.area->access == ACCESS_GUARDED ||
-		!advise(w, OP_dontneed, &r, MADV_DONTNEED))
+	if (!pick(w, &r) || r.area->access == ACCESS_GUARDED)
+		return false;
+	range_farewell(w, r.area, r.first, r.count);
+	if (!advise(w, OP_dontneed, &r, MADV_DONTNEED))
 		return false;
 	for (size_t i = r.first; i < r.first + r.count; i++)
 		page_zeroed(&r.area->page[i]);
@@ -247,6 +249,7 @@ bool op_guard(struct worker *w)
 	if (!pick(w, &r))
 		return false;
 	area_settle(w, r.area);
+	range_farewell(w, r.area, r.first, r.count);
 	if (!advise(w, OP_guard, &r, MADV_GUARD_INSTALL))
 		return false;
 	for (size_t i = r.first; i < r.first + r.count; i++)

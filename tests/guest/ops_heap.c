@@ -44,6 +44,8 @@ bool op_realloc(struct worker *w)
 	if (!a || !has_room(w, pages))
 		return false;
 	size_t old = a->pages;
+	if (pages < old)
+		range_farewell(w, a, pages, old - pages);
 	char *at = realloc(a->at, pages * PAGE);
 	if (!at)
 		return false;
@@ -62,7 +64,7 @@ bool op_release(struct worker *w)
 
 	if (!a)
 		return false;
-	area_check_some(w, a, 8);
+	range_farewell(w, a, 0, a->pages);
 	area_free(w, a);
 	if (random_one_in(w, 4))
 		malloc_trim(0);

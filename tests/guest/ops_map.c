@@ -16,8 +16,10 @@ bool op_mmap(struct worker *w)
 
 	for (unsigned i = 0; i < 4 && !has_room(w, pages); i++) {
 		struct area *old = area_pick(w, WANT_MAP);
-		if (old)
-			area_free(w, old);
+		if (!old)
+			continue;
+		range_farewell(w, old, 0, old->pages);
+		area_free(w, old);
 	}
 	if (!has_room(w, pages))
 		return false;
@@ -38,6 +40,7 @@ bool op_munmap(struct worker *w)
 		return false;
 	area_settle(w, a);
 	range_pick(w, a, &first, &count);
+	range_farewell(w, a, first, count);
 	if (munmap(a->at + first * PAGE, count * PAGE) < 0)
 		fail_call(w, a, "munmap", errno);
 	note(w, a, OP_munmap, first, count);
@@ -70,6 +73,7 @@ bool op_reuse(struct worker *w)
 		return false;
 	area_settle(w, a);
 	range_pick(w, a, &first, &count);
+	range_farewell(w, a, first, count);
 	char *at = a->at + first * PAGE;
 	if (munmap(at, count * PAGE) < 0)
 		fail_call(w, a, "munmap", errno);
@@ -96,6 +100,7 @@ bool op_mapover(struct worker *w)
 		return false;
 	area_settle(w, a);
 	range_pick(w, a, &first, &count);
+	range_farewell(w, a, first, count);
 	if (mmap(a->at + first * PAGE, count * PAGE, RW, PRIVATE | MAP_FIXED, -1, 0) ==
 		MAP_FAILED)
 		fail_call(w, a, "mmap", errno);
@@ -159,6 +164,7 @@ bool op_shrink(struct worker *w)
 		return false;
 	area_settle(w, a);
 	size_t old = a->pages, pages = 1 + random_below(w, old - 1);
+	range_farewell(w, a, pages, old - pages);
 	char *at = mremap(
 		a->at, old * PAGE, pages * PAGE, random_below(w, 2) ? MREMAP_MAYMOVE : 0);
 	if (at == MAP_FAILED)
@@ -250,6 +256,7 @@ bool op_moveover(struct worker *w)
 	area_settle(w, a);
 	area_settle(w, target);
 	size_t first = random_below(w, target->pages - a->pages + 1);
+	range_farewell(w, target, first, a->pages);
 	char *to = target->at + first * PAGE;
 	if (move_to(a->at, a->pages, to) != to)
 		fail_call(w, a, "mremap onto another area", errno);
