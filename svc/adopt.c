@@ -107,7 +107,7 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 			c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
 		if (r < 0)
 			return r;
-		if (!uffd_fence_up(c->uffd)) {
+		if (!uffd_fence_up(c->uffd) && !space_in_doubt(&c->space)) {
 			space_region_add(&c->space, start, end);
 			return 0;
 		}
@@ -120,21 +120,35 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 	return -EBUSY;
 }
 
+/* Gate held. Is all of the mapping registered and on record? What is on record for a mapping
+ * that isn't registered is of an older one: it goes. */
+static int check_known(struct client *c, const struct map *m)
+{
+	const struct region *known = space_region_at(&c->space, m->start);
+
+	if (!space_region_overlaps(&c->space, m->start, m->end))
+		return 0;
+	int r = uffd_registered(c->uffd, m->start);
+	if (r == 0)
+		space_drop_range(&c->space, m->start, m->end);
+	return r == 1 ? known && known->end >= m->end : r;
+}
+
 static int adopt_one(struct pager *p, struct client *c, const struct map *m)
 {
 	int r;
 
 	gate_lock(c);
 	r = pager_drain(p, c);
-	const struct region *known = space_region_at(&c->space, m->start);
-	if (r == 0 && !(known && known->end >= m->end) && !kept_out(c, m->start, m->end)) {
+	if (r == 0)
+		r = space_in_doubt(&c->space) || kept_out(c, m->start, m->end)
+			    ? 1
+			    : check_known(c, m);
+	if (r == 0)
 		r = register_settled(p, c, m->start, m->end);
-		/* The program changed or removed it since we looked: not this time. */
-		if (r == -EINVAL || r == -EBUSY || r == -ENOENT || r == -EPERM)
-			r = 0;
-	}
 	gate_unlock(p, c);
-	return r;
+	/* The program changed or removed it since we looked: not this time. */
+	return r == -ESRCH || r == -ENOMEM ? r : 0;
 }
 
 static int look(struct client *c, struct candidates *k)

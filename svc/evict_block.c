@@ -89,6 +89,8 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 
 	if (r < 0)
 		return r;
+	if (space_in_doubt(&c->space))
+		return -EAGAIN;
 	/* What was just read may have changed the run: then it is chosen anew. */
 	for (unsigned i = run.first; i < run.first + run.count; i++)
 		if (!movable(c, (b->number << BLOCK_SHIFT) + i * PAGE_SIZE))

@@ -32,7 +32,8 @@ void histogram_sum(const struct histogram *h, struct histogram_sum *sum)
 		sum->bucket[i] += n;
 		sum->count += n;
 	}
-	uint64_t max = (atomic_load_explicit(&h->max_ns, memory_order_relaxed) + 999) / 1000;
+	uint64_t max_ns = atomic_load_explicit(&h->max_ns, memory_order_relaxed);
+	uint64_t max = max_ns / 1000 + (max_ns % 1000 != 0);
 	if (max > sum->max_us)
 		sum->max_us = max;
 }

@@ -3,6 +3,7 @@
 #include "log.h"
 #include "pagemap.h"
 #include "restorer.h"
+#include "settle.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -253,25 +254,6 @@ static void on_fault(struct client *c, const struct uffd_msg *m)
 		defer(c, m);
 }
 
-/* Rule 5: what an UNMAP or REMAP dropped while this fork was under way. The child's own
- * mappings tell whether its page tables were copied before: then the page can be put there now.
- * If not, there is no registered mapping, and nothing may stay on record for what is mapped
- * there later. */
-static void settle_aside(struct pager *p, const struct space *parent, struct client *child)
-{
-	for (size_t i = 0; i < parent->aside_count; i++)
-		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
-			uint64_t addr =
-				(parent->aside[i].number << BLOCK_SHIFT) + page * PAGE_SIZE;
-			unsigned done;
-
-			if (!entry_out(parent->aside[i].leaf->entry[page]))
-				continue;
-			if (pager_restore(p, child, addr, 1, &done) == -ENOENT)
-				space_set_state(&child->space, addr, PAGE_ABSENT);
-		}
-}
-
 static void on_fork(struct pager *p, struct client *c, int ufd)
 {
 	struct client *child = worker_new_client(p->worker, ufd);
@@ -285,7 +267,7 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 	for (int i = 0; i < HELD_TAGS; i++)
 		if (child->space.held[i])
 			batch_follow(child->space.held[i], child);
-	settle_aside(p, &c->space, child);
+	settle_fork(p, &c->space, child);
 	atomic_fetch_add(&c->events_fork, 1);
 	worker_publish_client(p->worker, child);
 }
@@ -350,6 +332,12 @@ static int answer_deferred(struct pager *p, struct client *c)
 	return r == -ESRCH ? r : 0;
 }
 
+/* Something was read that waits for the fence. */
+static bool unsettled(const struct space *s)
+{
+	return s->aside_count > 0 || s->doubt.unmapped_count > 0 || s->doubt.target_count > 0;
+}
+
 int pager_drain(struct pager *p, struct client *c)
 {
 	int r, tries = 0;
@@ -361,15 +349,20 @@ int pager_drain(struct pager *p, struct client *c)
 		if (r < 0)
 			return r;
 		bool more = r > 0;
-		if (c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
+		/* What is in doubt is settled before anything is answered from it. */
+		r = settle_doubt(c);
+		if (r == -ESRCH)
 			return r;
-		if (!more && (c->deferred_count == 0 || ++tries == FENCE_TRIES))
+		if (r == 0 && c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
+			return r;
+		bool waits = c->deferred_count > 0 || space_in_doubt(&c->space);
+		if (!more && (!waits || ++tries == FENCE_TRIES))
 			break;
 	}
-	if (c->space.aside_count > 0 && !uffd_fence_up(c->uffd))
+	if (unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
 		space_forget_aside(&c->space);
 	/* A FORK may be queued behind the fence, or have found no descriptor. */
-	if (c->deferred_count > 0 || c->space.aside_count > 0)
+	if (c->deferred_count > 0 || unsettled(&c->space))
 		worker_retry_later(p->worker, c);
 	return 0;
 }

@@ -71,6 +71,8 @@ static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t 
 
 	if (r < 0)
 		return r;
+	if (space_in_doubt(&c->space))
+		return -EAGAIN;
 	*addr = next_out(&c->space, *addr, end);
 	if (*addr >= end)
 		return 1;
@@ -93,12 +95,12 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	int r;
 
 	/* Unread, an event could change what the range means: not while the fence is up. */
-	if (uffd_fence_up(c->uffd))
+	if (uffd_fence_up(c->uffd) || space_in_doubt(&c->space))
 		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
 	if (r == -ENOMEM)
 		return -ESRCH;
-	space_unmap(&c->space, g.start, g.end);
+	space_drop_range(&c->space, g.start, g.end);
 	return 0;
 }
 

@@ -21,19 +21,12 @@ long shim_result(long r)
 	return r;
 }
 
-/* A child made by fork or raw clone has no link: it is mapped MADV_DONTFORK. */
-static bool has_link(void)
-{
-	unsigned char here;
-	return shim.link && RAWCALL(SYS_mincore, shim.link, LINK_PAGE, &here, 0, 0, 0) == 0;
-}
-
-static int claim_request(void)
+static int claim_request(struct link *link)
 {
 	for (int i = 0; i < LINK_REQUESTS; i++) {
 		uint32_t want = LINK_FREE;
 		if (atomic_compare_exchange_strong(
-			    &shim.link->request[i].state, &want, LINK_CLAIMED))
+			    &link->request[i].state, &want, LINK_CLAIMED))
 			return i;
 	}
 	return -1;
@@ -45,15 +38,16 @@ int shim_give_back(const void *addr, size_t len)
 	size_t size = ((uintptr_t)addr + len - from + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
 	int ticket;
 
-	if (!shim.link || len == 0 || from + size < from)
+	if (!shim_page || len == 0 || from + size < from)
 		return -1;
-	if (!has_link()) {
+	struct link *link = shim_page->link;
+	if (!link) {
 		RAWCALL(SYS_madvise, from, size, MADV_POPULATE_READ, 0, 0, 0);
 		return -1;
 	}
-	while ((ticket = claim_request()) < 0)
+	while ((ticket = claim_request(link)) < 0)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
-	struct link_request *q = &shim.link->request[ticket];
+	struct link_request *q = &link->request[ticket];
 	q->op = LINK_GIVE_BACK;
 	q->addr = from;
 	q->len = size;
@@ -62,7 +56,7 @@ int shim_give_back(const void *addr, size_t len)
 	 * store through when the request is done. It is open for a moment between two requests,
 	 * when another one was just answered. */
 	while (atomic_load(&q->state) == LINK_POSTED) {
-		*shim.bell = 1;
+		*shim_page->bell = 1;
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
 	return ticket;
@@ -71,7 +65,7 @@ int shim_give_back(const void *addr, size_t len)
 void shim_end(int ticket)
 {
 	if (ticket >= 0)
-		atomic_store(&shim.link->request[ticket].state, LINK_FREE);
+		atomic_store(&shim_page->link->request[ticket].state, LINK_FREE);
 }
 
 /* The call made while the range is out of management. */

@@ -9,12 +9,17 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* Set once by the constructor, before the program has threads; read-only afterwards. */
-struct shim {
-	struct link *link; /* NULL: this program isn't managed */
+/* What a forked child does not have: the mappings are MADV_DONTFORK, and something else may lie
+ * at their addresses by then. So the page that names them is MADV_WIPEONFORK: it reads as zeros
+ * in a child, however that was made, and as it is in whoever shares the memory (vfork). */
+struct shim_page {
+	struct link *link; /* NULL: no link in this process */
 	volatile uint8_t *bell;
 };
-extern struct shim shim;
+
+/* Set once by the constructor, before the program has threads; read-only afterwards. NULL:
+ * neither this program nor the one that it was forked from is managed. */
+extern struct shim_page *shim_page;
 
 /* Hands this program's userfaultfd to the service and starts the agent. On any failure nothing
  * remains: no descriptor, no mapping, no process. errno is kept. */

@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "link.h"
 #include "protocol.h"
+#include "rawcall.h"
 #include "shim.h"
 
 #include <errno.h>
@@ -36,7 +37,7 @@ enum {
 	LIMIT_MARGIN = 64 << 20,
 };
 
-struct shim shim;
+struct shim_page *shim_page;
 
 struct area {
 	uint8_t *base; /* page aligned; AREA_BYTES */
@@ -156,6 +157,19 @@ static int area_new(struct area *ret)
 	return 0;
 }
 
+static struct shim_page *page_new(void)
+{
+	void *p = mmap(
+		NULL, LINK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	if (RAWCALL(SYS_madvise, p, LINK_PAGE, MADV_WIPEONFORK, 0, 0, 0) == 0)
+		return p;
+	munmap(p, LINK_PAGE);
+	return NULL;
+}
+
 static struct link *link_map(int fd)
 {
 	struct link *l = mmap(NULL, sizeof(*l), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -220,20 +234,23 @@ static void take_over(int socket_fd, const int *fds)
 	int pipe_read = -1, pipe_write = -1;
 	int uffd = ioctl(fds[WELCOME_FD_DEVICE], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	struct link *l = uffd < 0 ? NULL : link_map(fds[WELCOME_FD_LINK]);
+	struct shim_page *page = l ? page_new() : NULL;
 
-	if (!l || area_new(&area) < 0)
+	if (!page || area_new(&area) < 0)
 		goto no_area;
 	if (exec_pipe(&pipe_read, &pipe_write) < 0)
 		goto no_agent;
 	if (agent_start(&area, l, uffd, socket_fd, fds[WELCOME_FD_DOORBELL], pipe_read) > 0) {
-		shim.bell = area.bell;
-		shim.link = l;
+		*page = (struct shim_page){.link = l, .bell = area.bell};
+		shim_page = page;
 		goto out;
 	}
 	close(pipe_write);
 no_agent:
 	munmap(area.base, AREA_BYTES);
 no_area:
+	if (page)
+		munmap(page, LINK_PAGE);
 	if (l)
 		munmap(l, sizeof(*l));
 out:

@@ -131,12 +131,12 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	long r = 1;
 
 	/* No other kind of mremap takes several mappings. */
-	if (shim.link && flags & MREMAP_FIXED && old_len == new_len)
+	if (shim_page && flags & MREMAP_FIXED && old_len == new_len)
 		r = by_mapping(old, whole_pages(old_len), flags, to);
 	if (r == 1)
 		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	/* A length of 0 is a second view of a shared mapping: none of ours. */
-	if (r != -EFAULT || !shim.link || old_len == 0)
+	if (r != -EFAULT || !shim_page || old_len == 0)
 		return r;
 	/* Perhaps a part of the range is registered, and nothing else keeps it apart. */
 	int ticket = shim_give_back((const void *)old, old_len);

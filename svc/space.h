@@ -89,10 +89,25 @@ struct block {
 	struct leaf *leaf; /* owned: one reference */
 	bool remapped;	   /* the index doesn't yet know that this leaf is here */
 	bool listed;	   /* stands in space.dirty */
+	bool doubtful;	   /* aside only: dropped by an UNMAP whose order is in doubt */
 };
 
 struct region {
 	uint64_t start, end;
+};
+
+/* Events since the fence was last seen down, as far as they may have been read in another order
+ * than they happened in (rules 5, 6). A thread that unmaps reports it after it has let go of
+ * the address space, so another can have moved a mapping to the same place, and reported that,
+ * before. Where an UNMAP and the target of a REMAP overlap, only the kernel can tell what is
+ * there now, and only once the fence is down. */
+enum { DOUBT_MAX = 32 };
+struct doubt {
+	struct region unmapped[DOUBT_MAX], target[DOUBT_MAX]; /* seen */
+	unsigned unmapped_count, target_count;
+	struct region open[DOUBT_MAX]; /* to be asked for */
+	unsigned open_count;
+	bool lost; /* more than could be noted: everything is in doubt */
 };
 
 struct batch;
@@ -120,6 +135,7 @@ struct space {
 	size_t dirty_count, dirty_room;
 	struct block *aside;
 	size_t aside_count, aside_room;
+	struct doubt doubt;
 	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
 	uint64_t out_pages;	       /* HELD or STORED */
 	uint64_t held_pages;	       /* of these, HELD */
@@ -160,11 +176,19 @@ void space_set_state(struct space *s, uint64_t addr, enum page_state state);
 void space_remove(struct space *s, uint64_t start, uint64_t end);
 /* UNMAP: entries and regions go; what was out is kept aside. */
 void space_unmap(struct space *s, uint64_t start, uint64_t end);
+/* The same without any doubt, by the kernel's word: nothing is kept. */
+void space_drop_range(struct space *s, uint64_t start, uint64_t end);
 /* REMAP: entries move and the region with them, the source keeps its region (DONTUNMAP; else
  * UNMAP follows); what was out stays aside at the source. */
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
-/* The fence was seen down: no fork can be older than what is kept aside. */
+/* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
+ */
+bool space_in_doubt(const struct space *s);
+/* The fence was seen down and nothing is in doubt: no fork can be older than what is kept
+ * aside. */
 void space_forget_aside(struct space *s);
+/* [start, end) is registered after all: what a doubtful UNMAP dropped there is put back. */
+void space_take_back(struct space *s, uint64_t start, uint64_t end);
 /* FORK: fills an initialised, empty child. Leaves are shared, but for those with HELD pages.
  * What is aside goes to the child where it has nothing of its own. */
 void space_fork(struct space *parent, struct space *child);

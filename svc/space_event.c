@@ -82,17 +82,21 @@ void space_forget_aside(struct space *s)
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_unref(s->graveyard, s->aside[i].leaf);
 	s->aside_count = 0;
+	s->doubt.unmapped_count = s->doubt.target_count = s->doubt.open_count = 0;
+	s->doubt.lost = false;
 }
 
 /* Takes the caller's reference. */
-static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf)
+static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf, bool doubtful)
 {
-	if (leaf->out == 0 || s->aside_count == ASIDE_MAX) {
+	/* The bound is for what a fork may want; what is in doubt is nobody else's. */
+	if (leaf->out == 0 || (s->aside_count >= ASIDE_MAX && !doubtful)) {
 		leaf_unref(s->graveyard, leaf);
 		return;
 	}
 	space_make_room((void **)&s->aside, s->aside_count, &s->aside_room, sizeof(*s->aside));
-	s->aside[s->aside_count++] = (struct block){.number = number, .leaf = leaf};
+	s->aside[s->aside_count++] =
+		(struct block){.number = number, .leaf = leaf, .doubtful = doubtful};
 }
 
 /* A copy of the out pages of [from, to) of a leaf, with references of its own. */
@@ -116,13 +120,13 @@ static struct leaf *leaf_part(struct space *s, const struct leaf *leaf, struct p
 /* ---- unmap ---- */
 
 /* Drops the entries of a piece. Returns true when the block itself went. */
-static bool drop_piece(struct space *s, size_t at, struct piece p)
+static bool drop_piece(struct space *s, size_t at, struct piece p, bool doubtful)
 {
 	if (p.from == 0 && p.to == BLOCK_PAGES) {
-		keep_aside(s, p.number, space_block_detach(s, at));
+		keep_aside(s, p.number, space_block_detach(s, at), doubtful);
 		return true;
 	}
-	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p));
+	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p), doubtful);
 	struct leaf *leaf = space_leaf(s, p.number);
 	for (unsigned i = p.from; i < p.to; i++)
 		space_set(s, p.number, leaf, i,
@@ -130,22 +134,14 @@ static bool drop_piece(struct space *s, size_t at, struct piece p)
 	return false;
 }
 
-static void drop_pages(struct space *s, uint64_t start, uint64_t end)
+static void drop_pages(struct space *s, uint64_t start, uint64_t end, bool doubtful)
 {
 	size_t at = space_block_index(s, start >> BLOCK_SHIFT);
 
 	while (at < s->block_count && s->block[at].number <= last_block(end))
-		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end)))
+		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end), doubtful))
 			at++;
 }
-
-void space_unmap(struct space *s, uint64_t start, uint64_t end)
-{
-	drop_pages(s, start, end);
-	space_region_drop(s, start, end);
-}
-
-/* ---- remap ---- */
 
 /* Two blobs want the one place of an entry: the one that nobody needs goes to the grave with a
  * leaf of its own. */
@@ -157,6 +153,88 @@ static void bury_blob(struct space *s, blob_t blob)
 	grave->entry[0] = entry_make(PAGE_ABSENT, blob);
 	leaf_unref(s->graveyard, grave);
 }
+
+/* ---- doubt ---- */
+
+/* Notes a range, and in what it overlaps of `others` a question. Returns whether there is one.
+ */
+static bool note(struct doubt *d, struct region r, struct region *own, unsigned *count,
+	const struct region *others, unsigned other_count)
+{
+	bool doubtful = d->lost;
+
+	for (unsigned i = 0; i < other_count; i++) {
+		if (others[i].start >= r.end || r.start >= others[i].end)
+			continue;
+		doubtful = true;
+		if (d->open_count == DOUBT_MAX)
+			d->lost = true;
+		else
+			d->open[d->open_count++] = r;
+		break;
+	}
+	if (*count == DOUBT_MAX)
+		d->lost = true;
+	else
+		own[(*count)++] = r;
+	return doubtful;
+}
+
+bool space_in_doubt(const struct space *s)
+{
+	return s->doubt.open_count > 0 || s->doubt.lost;
+}
+
+static void take_back_leaf(struct space *s, struct block *aside, struct piece p)
+{
+	struct leaf *leaf = space_leaf(s, p.number);
+
+	for (unsigned i = p.from; i < p.to; i++) {
+		uint32_t e = aside->leaf->entry[i], now = leaf->entry[i];
+		bool out = entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
+
+		if (entry_state(now) != PAGE_ABSENT)
+			continue;
+		if (!out) {
+			leaf->entry[i] = now | ENTRY_SUSPECT; /* what it was is forgotten */
+			continue;
+		}
+		bury_blob(s, entry_blob(now));
+		if (entry_state(e) == PAGE_STORED)
+			store_ref(s->graveyard->store, entry_value(e));
+		space_set(s, p.number, leaf, i, e);
+	}
+}
+
+void space_take_back(struct space *s, uint64_t start, uint64_t end)
+{
+	/* The newest first: an older one is of an older mapping. */
+	for (size_t i = s->aside_count; i-- > 0;) {
+		struct block *b = &s->aside[i];
+		if (b->doubtful && b->number >= start >> BLOCK_SHIFT &&
+			b->number <= last_block(end))
+			take_back_leaf(s, b, piece_of(b->number, start, end));
+	}
+	space_region_add(s, start, end);
+}
+
+void space_unmap(struct space *s, uint64_t start, uint64_t end)
+{
+	struct doubt *d = &s->doubt;
+	bool doubtful = note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count,
+		d->target, d->target_count);
+
+	drop_pages(s, start, end, doubtful);
+	space_region_drop(s, start, end);
+}
+
+void space_drop_range(struct space *s, uint64_t start, uint64_t end)
+{
+	drop_pages(s, start, end, false);
+	space_region_drop(s, start, end);
+}
+
+/* ---- remap ---- */
 
 /* Entries of one source leaf, taken out of the space, to their new place. */
 static void place_piece(struct space *s, struct leaf *leaf, struct piece p, uint64_t to)
@@ -180,6 +258,7 @@ static void place_piece(struct space *s, struct leaf *leaf, struct piece p, uint
 
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 {
+	struct doubt *d = &s->doubt;
 	size_t count = 0;
 	uint64_t first = from >> BLOCK_SHIFT, last = last_block(from + len);
 	struct block *taken = space_alloc((size_t)(last - first + 1) * sizeof(*taken));
@@ -190,9 +269,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 		atomic_fetch_add(&s->block[at].leaf->refs, 1);
 		taken[count++] = s->block[at];
 	}
-	drop_pages(s, from, from + len);
-	drop_pages(s, to,
-		to + len); /* nothing, unless its UNMAP was lost with a process (rule 5) */
+	drop_pages(s, from, from + len, false);
+	drop_pages(s, to, to + len, false); /* nothing, unless its UNMAP is still to be read */
 	for (size_t i = 0; i < count; i++) {
 		struct piece p = piece_of(taken[i].number, from, from + len);
 		uint64_t base = (p.number << BLOCK_SHIFT) + p.from * PAGE_SIZE;
@@ -200,6 +278,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 		leaf_unref(s->graveyard, taken[i].leaf);
 	}
 	free(taken);
+	note(d, (struct region){to, to + len}, d->target, &d->target_count, d->unmapped,
+		d->unmapped_count);
 	if (space_region_overlaps(s, from, from + len))
 		space_region_add(s, to, to + len);
 }

@@ -113,6 +113,16 @@ bool uffd_fence_up(int fd)
 	return call(fd, UFFDIO_COPY, &nothing) == -EAGAIN;
 }
 
+int uffd_registered(int fd, uint64_t addr)
+{
+	/* A source that can't be read: found out only after the mapping was looked at
+	 * (measured: EFAULT where registered, whether a page is there or not; else ENOENT). */
+	struct uffdio_copy nothing = {.dst = addr, .src = 0, .len = PAGE_SIZE};
+	int r = call(fd, UFFDIO_COPY, &nothing);
+
+	return r == -EFAULT ? 1 : r == -ENOENT ? 0 : r;
+}
+
 bool uffd_alive(int fd)
 {
 	/* The address space is taken hold of before the range is looked up: ENOMEM when that

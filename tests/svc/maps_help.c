@@ -1,5 +1,6 @@
 #include "maps_help.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -104,6 +105,28 @@ void specimen_end(struct specimen *s)
 	assert_int_equal(errno, ECHILD);
 	close(s->procdir);
 	munmap(s->board, sizeof(*s->board));
+}
+
+bool specimen_tasks(const struct specimen *s, const char *name, bool (*fn)(const char *text))
+{
+	char path[300], text[512];
+	bool found = false;
+	struct dirent *entry;
+	DIR *tasks = fdopendir(openat(s->procdir, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+
+	assert_non_null(tasks);
+	while (!found && (entry = readdir(tasks))) {
+		snprintf(path, sizeof(path), "%s/%s", entry->d_name, name);
+		int fd = openat(dirfd(tasks), path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		ssize_t n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+		text[n > 0 ? n : 0] = '\0';
+		found = fn(text);
+	}
+	closedir(tasks);
+	return found;
 }
 
 void wait_until(bool (*done)(void *arg), void *arg)

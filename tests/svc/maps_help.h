@@ -41,6 +41,9 @@ void specimen_start(struct specimen *s, bool (*setup)(struct board *b));
 /* Ends it, and waits for its children too, which must have been told to end. */
 void specimen_end(struct specimen *s);
 
+/* Calls fn with the text of task/TID/NAME of each thread, until it says true. */
+bool specimen_tasks(const struct specimen *s, const char *name, bool (*fn)(const char *text));
+
 /* Calls `done` until it says true; fails the test after very many tries. */
 void wait_until(bool (*done)(void *arg), void *arg);
 

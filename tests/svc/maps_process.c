@@ -259,27 +259,19 @@ static bool with_sharer_and_vfork(struct board *b)
 	return with_sharer(b) && with_vfork(b);
 }
 
+static bool kill_all(const char *children)
+{
+	char *end;
+
+	for (long pid; (pid = strtol(children, &end, 10)) > 1; children = end)
+		kill((pid_t)pid, SIGKILL);
+	return false;
+}
+
 /* Those of its children that share its memory would outlive it. */
 static void end_children(const struct specimen *s)
 {
-	char path[64], text[512];
-
-	for (int tid = s->pid; tid < s->pid + 32; tid++) {
-		snprintf(path, sizeof(path), "task/%d/children", tid);
-		int fd = openat(s->procdir, path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		ssize_t n = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[n > 0 ? n : 0] = '\0';
-		for (char *at = text, *end; *at; at = end) {
-			long pid = strtol(at, &end, 10);
-			if (end == at)
-				break;
-			if (pid > 1)
-				kill((pid_t)pid, SIGKILL);
-		}
-	}
+	specimen_tasks(s, "children", kill_all);
 }
 
 static void vfork_until_exec(void **state)

@@ -318,24 +318,14 @@ static bool with_discard(struct board *b)
 	return pthread_create(&t, NULL, discarding_thread, p) == 0;
 }
 
+static bool is_madvise(const char *call)
+{
+	return strncmp(call, NUMBER(SYS_madvise) " ", strlen(NUMBER(SYS_madvise) " ")) == 0;
+}
+
 static bool stands_in_madvise(void *arg)
 {
-	const struct specimen *s = arg;
-	char path[64], text[64], prefix[16];
-	bool stands = false;
-
-	for (pid_t tid = s->pid + 1; tid < s->pid + 64 && !stands; tid++) {
-		snprintf(path, sizeof(path), "task/%d/syscall", (int)tid);
-		int fd = openat(s->procdir, path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		ssize_t n = read(fd, text, sizeof(text) - 1);
-		close(fd);
-		text[n > 0 ? n : 0] = '\0';
-		snprintf(prefix, sizeof(prefix), "%d ", (int)SYS_madvise);
-		stands = strncmp(text, prefix, strlen(prefix)) == 0;
-	}
-	return stands;
+	return specimen_tasks(arg, "syscall", is_madvise);
 }
 
 static void thread_within_madvise(void **state)

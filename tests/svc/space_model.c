@@ -1,6 +1,6 @@
-/* Random operations on a few spaces against a naive model: one array of pages a space. Rules 4 to
- * 6 in the small: what an event drops is gone, what a fork shares stays, and every blob is let go
- * of exactly once. The store is a counter of references. */
+/* Random operations on a few spaces against a naive model: one array of pages a space. Rules 4
+ * to 6 in the small: what an event drops is gone, what a fork shares stays, and every blob is
+ * let go of exactly once. The store is a counter of references. */
 #include "space.h"
 #include "store.h"
 
@@ -100,7 +100,8 @@ static void op_store(struct world *w, unsigned s)
 		let_go(entry_blob(leaf->entry[i % BLOCK_PAGES]));
 		blob_t b = ++next_blob;
 		references[b] = 1;
-		space_set(&w->space[s], number, leaf, i % BLOCK_PAGES, entry_make(PAGE_STORED, b));
+		space_set(&w->space[s], number, leaf, i % BLOCK_PAGES,
+			entry_make(PAGE_STORED, b));
 		w->page[s][i].state = PAGE_STORED;
 		w->page[s][i].blob = b;
 	}
@@ -196,7 +197,8 @@ static void compare(const struct world *w, unsigned s)
 		uint32_t e = space_entry(&w->space[s], addr_of(i));
 		assert_int_equal(entry_state(e), p->state);
 		assert_int_equal((e & ENTRY_SUSPECT) != 0, p->suspect);
-		assert_int_equal(space_region_at(&w->space[s], addr_of(i)) != NULL, p->registered);
+		assert_int_equal(
+			space_region_at(&w->space[s], addr_of(i)) != NULL, p->registered);
 		if (p->state == PAGE_STORED) {
 			assert_int_equal(entry_value(e), p->blob);
 			assert_true(references[p->blob] > 0);
@@ -306,7 +308,8 @@ static void fork_after_unmap_takes_what_is_aside(void **state)
 	struct pair *p = *state;
 	put_stored(&p->parent, base + 5 * PAGE_SIZE, 7);
 	space_unmap(&p->parent, base, base + BLOCK_SIZE);
-	assert_int_equal(entry_state(space_entry(&p->parent, base + 5 * PAGE_SIZE)), PAGE_ABSENT);
+	assert_int_equal(
+		entry_state(space_entry(&p->parent, base + 5 * PAGE_SIZE)), PAGE_ABSENT);
 	space_fork(&p->parent, &p->child);
 	uint32_t e = space_entry(&p->child, base + 5 * PAGE_SIZE);
 	assert_int_equal(entry_state(e), PAGE_STORED);

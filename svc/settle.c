@@ -1,0 +1,93 @@
+#include "settle.h"
+#include "log.h"
+#include "pager.h"
+#include "uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+static bool entry_out(uint32_t e)
+{
+	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
+}
+
+void settle_fork(struct pager *p, const struct space *parent, struct client *child)
+{
+	for (size_t i = 0; i < parent->aside_count; i++)
+		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
+			uint64_t addr =
+				(parent->aside[i].number << BLOCK_SHIFT) + page * PAGE_SIZE;
+			unsigned done;
+
+			if (!entry_out(parent->aside[i].leaf->entry[page]))
+				continue;
+			/* Put there at once: where there is no registered mapping, nothing may
+			 * stay on record for what is mapped there later. */
+			if (pager_restore(p, child, addr, 1, &done) == -ENOENT)
+				space_set_state(&child->space, addr, PAGE_ABSENT);
+		}
+}
+
+/* End of the piece, from addr on, that surely has one answer: the mapping's where /proc can be
+ * asked, else a page. */
+static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
+{
+	struct procmap_query q = {.size = sizeof(q),
+		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+		.query_addr = addr};
+	uint64_t to = addr + PAGE_SIZE;
+
+	if (maps >= 0)
+		to = ioctl(maps, PROCMAP_QUERY, &q) < 0 ? end
+		     : q.vma_start > addr		? q.vma_start
+							: q.vma_end;
+	return to < end ? to : end;
+}
+
+static int settle_range(struct client *c, int maps, struct region g)
+{
+	while (g.start < g.end) {
+		uint64_t to = piece_end(maps, g.start, g.end);
+		int r = uffd_registered(c->uffd, g.start);
+
+		if (r < 0)
+			return r;
+		if (r == 1)
+			space_take_back(&c->space, g.start, to);
+		else
+			space_drop_range(&c->space, g.start, to);
+		g.start = to;
+	}
+	return 0;
+}
+
+int settle_doubt(struct client *c)
+{
+	struct space *s = &c->space;
+	int maps, r = 0;
+
+	if (!space_in_doubt(s))
+		return 0;
+	if (uffd_fence_up(c->uffd))
+		return -EAGAIN;
+	maps = c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
+	for (unsigned i = 0; i < s->doubt.open_count && r == 0; i++)
+		r = settle_range(c, maps, s->doubt.open[i]);
+	if (s->doubt.lost) {
+		/* More than was noted: all that is on record, and all that was dropped. */
+		for (size_t i = 0; i < s->aside_count && r == 0; i++)
+			if (s->aside[i].doubtful)
+				r = settle_range(c, maps,
+					(struct region){s->aside[i].number << BLOCK_SHIFT,
+						(s->aside[i].number + 1) << BLOCK_SHIFT});
+		for (size_t i = s->region_count; i-- > 0 && r == 0;)
+			if (i < s->region_count)
+				r = settle_range(c, maps, s->region[i]);
+	}
+	if (maps >= 0)
+		close(maps);
+	if (r == 0)
+		space_forget_aside(s);
+	return r;
+}

@@ -1,0 +1,18 @@
+/* What only the kernel can tell about events: asked under the client's gate. */
+#ifndef LARDER_SETTLE_H
+#define LARDER_SETTLE_H
+
+#include "client.h"
+
+struct pager;
+
+/* Rule 5: what an UNMAP or REMAP dropped while this fork was under way goes to the child if its
+ * own mappings say that its page tables were copied before. The child isn't published yet. */
+void settle_fork(struct pager *p, const struct space *parent, struct client *child);
+
+/* Rule 6: asks for the ranges whose last event is in doubt, puts back what was dropped wrongly,
+ * and drops what isn't registered. -EAGAIN: the fence is up, nothing can be asked yet. -ESRCH.
+ */
+int settle_doubt(struct client *c);
+
+#endif
