@@ -58,7 +58,7 @@ struct client {
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
 	int uffd, pidfd, procdir, pagemap, socket, link_fd, doorbell;
-	pid_t agent_pid;	/* as we see it; 0 = no agent */
+	_Atomic pid_t agent_pid;	/* as we see it; 0 = no agent */
 	struct link *link;	/* owned mapping; NULL = none */
 	uint64_t staging, bell; /* addresses in the client */
 	_Atomic int state;	/* enum client_state */

@@ -145,13 +145,26 @@ static const char *error_text(int r)
 	}
 }
 
+/* Why nothing is taken from this client at all, or NULL. */
+static const char *left_alone(const struct evictor *e, const struct client *c)
+{
+	if (e->worker->no_eviction)
+		return e->worker->no_eviction;
+	if (c->agent_pid == 0)
+		return "its agent is gone: what is out is still served, but no more is taken";
+	if (worker_now_ms() - c->born_ms < c->min_age_ms)
+		return "younger than its policy's min-age";
+	return NULL;
+}
+
 static int evict_client(struct evictor *e, struct client *c, struct evict_result *res)
 {
+	const char *why = left_alone(e, c);
 	struct adopt_result adopted;
 	int r;
 
-	if (e->worker->no_eviction) {
-		snprintf(res->why, sizeof(res->why), "%s", e->worker->no_eviction);
+	if (why) {
+		snprintf(res->why, sizeof(res->why), "%s", why);
 		return 0;
 	}
 	int expected = CLIENT_RELEASED;

@@ -377,6 +377,68 @@ static void remap_moves_pages_and_region(void **state)
 	assert_non_null(space_region_at(&p->parent, base)); /* until UNMAP says otherwise */
 }
 
+/* Rule 6: another thread moved a mapping to where one was just unmapped, and its REMAP is read
+ * first. Only the kernel can tell; if it says "registered", nothing is lost. */
+static void late_unmap_is_doubtful_and_taken_back(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE;
+
+	put_stored(&p->parent, base + PAGE_SIZE, 9);
+	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+	assert_false(space_in_doubt(&p->parent));
+	space_unmap(&p->parent, to, to + 4 * PAGE_SIZE);
+	assert_true(space_in_doubt(&p->parent));
+	assert_int_equal(entry_state(space_entry(&p->parent, to + PAGE_SIZE)), PAGE_ABSENT);
+
+	space_take_back(&p->parent, to, to + 4 * PAGE_SIZE);
+	space_forget_aside(&p->parent);
+	assert_false(space_in_doubt(&p->parent));
+	assert_int_equal(entry_state(space_entry(&p->parent, to + PAGE_SIZE)), PAGE_STORED);
+	assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
+	assert_true(space_entry(&p->parent, to) & ENTRY_SUSPECT); /* what it was is forgotten */
+	assert_non_null(space_region_at(&p->parent, to));
+	space_check(&p->parent);
+}
+
+/* mremap over a registered target reports UNMAP, then REMAP: what was there before must not
+ * come back into the holes of what is there now. */
+static void target_of_a_move_gets_nothing_of_what_was_there(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 2 * BLOCK_SIZE;
+
+	put_stored(&p->parent, base + PAGE_SIZE, 9);
+	put_stored(&p->parent, to + 2 * PAGE_SIZE, 11); /* the target's own */
+	space_unmap(&p->parent, to, to + 4 * PAGE_SIZE);
+	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+	assert_true(space_in_doubt(&p->parent));
+	space_take_back(&p->parent, to, to + 4 * PAGE_SIZE);
+	assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
+	assert_int_equal(entry_state(space_entry(&p->parent, to + 2 * PAGE_SIZE)), PAGE_ABSENT);
+}
+
+static void a_fallen_fence_ends_all_doubt(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE;
+
+	space_remap(&p->parent, base, to, PAGE_SIZE);
+	space_forget_aside(&p->parent); /* the fence was seen down */
+	space_unmap(&p->parent, to, to + PAGE_SIZE);
+	assert_false(space_in_doubt(&p->parent));
+}
+
+static void more_events_than_can_be_noted_leave_everything_in_doubt(void **state)
+{
+	struct pair *p = *state;
+
+	for (unsigned i = 0; i <= DOUBT_MAX; i++)
+		space_unmap(
+			&p->parent, base + 2 * i * PAGE_SIZE, base + (2 * i + 1) * PAGE_SIZE);
+	assert_true(space_in_doubt(&p->parent));
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -387,6 +449,10 @@ int main(void)
 		T(fork_shares_a_leaf_and_change_copies_it),
 		T(fork_copies_a_leaf_with_held_pages),
 		T(remap_moves_pages_and_region),
+		T(late_unmap_is_doubtful_and_taken_back),
+		T(target_of_a_move_gets_nothing_of_what_was_there),
+		T(a_fallen_fence_ends_all_doubt),
+		T(more_events_than_can_be_noted_leave_everything_in_doubt),
 		cmocka_unit_test(random_operations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,6 +111,19 @@ static void copy_to_nowhere_is_enoent(void **state)
 	assert_int_equal(done, 0);
 }
 
+static void registered_is_told_without_a_trace(void **state)
+{
+	struct area *a = *state;
+	uint8_t seen[2];
+
+	assert_int_equal(uffd_registered(a->uffd, (uintptr_t)a->memory), 1);
+	uffd_unregister(a->uffd, (uintptr_t)a->memory + PAGE_SIZE, PAGE_SIZE);
+	assert_int_equal(uffd_registered(a->uffd, (uintptr_t)a->memory + PAGE_SIZE), 0);
+	assert_int_equal(pagemap_read(a->pagemap, (uintptr_t)a->memory, 2, seen), 0);
+	assert_int_equal(seen[0], PAGE_NONE);
+	assert_int_equal(seen[1], PAGE_NONE);
+}
+
 static void *discard(void *memory)
 {
 	madvise(memory, PAGE_SIZE, MADV_DONTNEED);
@@ -223,6 +236,7 @@ int main(void)
 		T(zero_goes_over_a_mapping_boundary),
 		T(copy_stops_where_a_page_exists),
 		T(copy_to_nowhere_is_enoent),
+		T(registered_is_told_without_a_trace),
 		T(fence_is_up_while_an_event_is_unread),
 		T(presence_tells_pages_holes_and_guards_apart),
 		T(only_a_userfaultfd_is_one),
