@@ -3,6 +3,7 @@
 #include "pagemap.h"
 #include "pager.h"
 #include "restorer.h"
+#include "settle.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -120,18 +121,17 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 	return -EBUSY;
 }
 
-/* Gate held. Is all of the mapping registered and on record? What is on record for a mapping
- * that isn't registered is of an older one: it goes. */
-static int check_known(struct client *c, const struct map *m)
+/* Gate held. 1: all of [start, end) is registered and on record already. */
+static int check_known(struct client *c, uint64_t start, uint64_t end)
 {
-	const struct region *known = space_region_at(&c->space, m->start);
-
-	if (!space_region_overlaps(&c->space, m->start, m->end))
+	if (!space_region_overlaps(&c->space, start, end))
 		return 0;
-	int r = uffd_registered(c->uffd, m->start);
-	if (r == 0)
-		space_drop_range(&c->space, m->start, m->end);
-	return r == 1 ? known && known->end >= m->end : r;
+	if (uffd_fence_up(c->uffd))
+		return -EAGAIN;
+	/* Since we looked, other mappings may have come to lie here. */
+	int r = settle_range(c, start, end);
+	const struct region *known = space_region_at(&c->space, start);
+	return r < 0 ? r : known && known->end >= end;
 }
 
 static int adopt_one(struct pager *p, struct client *c, const struct map *m)
@@ -143,7 +143,7 @@ static int adopt_one(struct pager *p, struct client *c, const struct map *m)
 	if (r == 0)
 		r = space_in_doubt(&c->space) || kept_out(c, m->start, m->end)
 			    ? 1
-			    : check_known(c, m);
+			    : check_known(c, m->start, m->end);
 	if (r == 0)
 		r = register_settled(p, c, m->start, m->end);
 	gate_unlock(p, c);

@@ -192,6 +192,8 @@ static void run_orders(const struct agent *a)
 	uint32_t done = atomic_load_explicit(&head->done_seq, memory_order_relaxed);
 
 	for (unsigned idle = 0;;) {
+		if (atomic_load_explicit(&head->exit, memory_order_relaxed))
+			agent_exit();
 		uint32_t seq = atomic_load_explicit(&head->seq, memory_order_acquire);
 		if (seq == done) {
 			if (!atomic_load_explicit(&head->busy, memory_order_relaxed) ||
@@ -200,8 +202,6 @@ static void run_orders(const struct agent *a)
 			rawpause();
 			continue;
 		}
-		if (head->op == LINK_EXIT)
-			agent_exit();
 		execute(a);
 		done = seq;
 		idle = 0;

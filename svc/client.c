@@ -1,4 +1,5 @@
 #include "client.h"
+#include "space_internal.h"
 #include "worker.h"
 
 #include <stdlib.h>
@@ -34,6 +35,13 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	return c;
 }
 
+void client_unneeded(struct client *c, blob_t blob)
+{
+	space_make_room((void **)&c->unneeded, c->unneeded_count, &c->unneeded_room,
+		sizeof(*c->unneeded));
+	c->unneeded[c->unneeded_count++] = blob;
+}
+
 void client_ref(struct client *c)
 {
 	atomic_fetch_add(&c->refs, 1);
@@ -44,6 +52,9 @@ void client_unref(struct client *c)
 	if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
 		return;
 	space_done(&c->space);
+	for (size_t i = 0; i < c->unneeded_count; i++)
+		store_unref(c->worker->store, c->unneeded[i]);
+	free(c->unneeded);
 	if (c->link)
 		munmap(c->link, sizeof(*c->link));
 	const int fds[] = {

@@ -46,6 +46,7 @@ struct fault {
 struct client {
 	/* Set before others see it. */
 	uint64_t id;
+	uint64_t token;	       /* id << 24 | its place in worker.place */
 	uint64_t parent;       /* id; 0 = attached by itself */
 	struct worker *worker; /* borrowed */
 	pid_t pid;	       /* 0 for a forked child */
@@ -58,10 +59,10 @@ struct client {
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
 	int uffd, pidfd, procdir, pagemap, socket, link_fd, doorbell;
-	_Atomic pid_t agent_pid;	/* as we see it; 0 = no agent */
-	struct link *link;	/* owned mapping; NULL = none */
-	uint64_t staging, bell; /* addresses in the client */
-	_Atomic int state;	/* enum client_state */
+	_Atomic pid_t agent_pid; /* as we see it; 0 = no agent */
+	struct link *link;	 /* owned mapping; NULL = none */
+	uint64_t staging, bell;	 /* addresses in the client */
+	_Atomic int state;	 /* enum client_state */
 
 	pthread_mutex_t gate;
 	_Atomic bool pending; /* its uffd became readable while the gate was held */
@@ -73,7 +74,12 @@ struct client {
 	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
 			      */
 	unsigned window;
-	bool failed; /* a page can't be restored: nothing is served any more (rule 8) */
+	bool fork_waits; /* a FORK found no descriptor */
+	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
+
+	blob_t *unneeded; /* owned; blobs to be let go of once the rows that name them are gone
+			   */
+	size_t unneeded_count, unneeded_room;
 
 	/* The evictor's. */
 	uint32_t order_seq;
@@ -94,6 +100,9 @@ static inline enum client_state client_state(const struct client *c)
 {
 	return (enum client_state)atomic_load(&c->state);
 }
+
+/* Gate held: nobody needs this blob of the client any more, but a row may name it. */
+void client_unneeded(struct client *c, blob_t blob);
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
 void client_mark_gone(struct client *c);

@@ -13,17 +13,23 @@
 
 struct worker;
 
-enum client_state { CLIENT_ATTACHING, CLIENT_MANAGED, CLIENT_RELEASED, CLIENT_FORKED, CLIENT_GONE };
+enum client_state {
+	CLIENT_ATTACHING,
+	CLIENT_MANAGED,
+	CLIENT_RELEASED,
+	CLIENT_FORKED,
+	CLIENT_GONE
+};
 const char *client_state_name(enum client_state s); /* "attaching", "managed", ... */
 
 struct client_info {
 	uint64_t id;
-	pid_t pid;         /* 0: a forked child that wasn't seen yet */
-	pid_t agent_pid;   /* 0: has none */
-	uint64_t parent;   /* id of the client it was forked from, 0 = none */
-	uid_t uid;         /* owner */
+	pid_t pid;	 /* 0: a forked child that wasn't seen yet */
+	pid_t agent_pid; /* 0: has none */
+	uint64_t parent; /* id of the client it was forked from, 0 = none */
+	uid_t uid;	 /* owner */
 	enum client_state state;
-	char exe[256];     /* cut at the front with "..." when longer */
+	char exe[256]; /* cut at the front with "..." when longer */
 	char policy[64];
 	uint64_t uptime_ms; /* since it attached */
 	struct client_stats stats;
@@ -36,18 +42,21 @@ int control_clients(struct worker *w, struct client_info **ret, size_t *ret_coun
 int control_client(struct worker *w, pid_t pid, struct client_info *ret);
 
 struct evict_result {
-	uint64_t moved_pages;   /* gone from the client, stored and committed */
-	uint64_t seen_pages;    /* present in managed mappings when looked at */
-	uint64_t shared_pages;  /* refused by the kernel: shared or pinned (EBUSY) */
+	uint64_t moved_pages;	/* gone from the client, stored and committed */
+	uint64_t seen_pages;	/* present in managed mappings when looked at */
+	uint64_t shared_pages;	/* refused by the kernel: shared or pinned (EBUSY) */
 	uint64_t suspect_pages; /* left alone: the program discarded them and may not be done */
-	uint64_t huge_pages;    /* left alone: in a huge page that could not be moved whole */
-	uint64_t failed_pages;  /* moved out and given back (store full, packing failed) */
-	uint64_t busy_pages;    /* left: the program changed its address space meanwhile, or the agent did not answer */
-	uint64_t refused_bytes[MAP_REFUSAL_COUNT]; /* resident bytes of mappings not managed, by reason */
-	char why[160];          /* "" or why nothing or not everything was taken, for people */
+	uint64_t huge_pages;	/* left alone: in a huge page that could not be moved whole */
+	uint64_t failed_pages;	/* moved out and given back (store full, packing failed) */
+	uint64_t busy_pages;	/* left: the program changed its address space meanwhile, or the
+				   agent did not answer */
+	uint64_t refused_bytes[MAP_REFUSAL_COUNT]; /* resident bytes of mappings not managed, by
+						      reason */
+	char why[160]; /* "" or why nothing or not everything was taken, for people */
 };
 /* Takes all that may be taken now; returns when it is stored and gone from the client.
- * -ESRCH; -EOPNOTSUPP: the client has no agent (forked child); -EAGAIN: the client is leaving. */
+ * -ESRCH; -EOPNOTSUPP: the client has no agent (forked child); -EAGAIN: the client is leaving.
+ */
 int control_evict(struct worker *w, pid_t pid, struct evict_result *ret);
 
 struct release_result {
@@ -57,8 +66,8 @@ struct release_result {
  * evict takes it over again. */
 int control_release(struct worker *w, pid_t pid, struct release_result *ret);
 
-/* pid_t 0 releases nothing; -ENOENT: no config file was given. On -EINVAL message says the file, line and
- * reason, and the old settings stay. */
+/* pid_t 0 releases nothing; -ENOENT: no config file was given. On -EINVAL message says the
+ * file, line and reason, and the old settings stay. */
 int control_reload(struct worker *w, char *message, size_t size);
 
 #endif

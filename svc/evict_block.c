@@ -72,7 +72,7 @@ static void hold(
 			continue;
 		blob_t unneeded = entry_blob(leaf->entry[i]);
 		if (unneeded != BLOB_NONE)
-			store_unref(c->worker->store, unneeded);
+			client_unneeded(c, unneeded);
 		space_set(&c->space, b->number, leaf, i,
 			entry_make(PAGE_HELD, tag << HELD_SLOT_BITS | i));
 		b->moved[i / 64] |= 1ULL << i % 64;
@@ -235,6 +235,10 @@ static void publish(struct pager *p, struct batch *b)
 		gate_unlock(p, c);
 		if (left > 0)
 			give_back(p, c, b);
+		/* A child's rows too are committed before the pages leave (rule 9). The owner's
+		 * are; when a child's can't be, they are written later, as after a fault. */
+		if (c != b->owner)
+			indexer_flush(p, c, NULL);
 		client_unref(c);
 		c = batch_take_follower(b);
 	}
@@ -269,14 +273,15 @@ static int store_batch(
 /* ---- the block ---- */
 
 /* Gate held. Is the block worth an order, and as one huge page? */
-static int examine(struct pager *p, struct client *c, uint64_t number, bool clear_suspects,
-	bool *ret_huge, struct evict_result *res)
+static int examine(struct pager *p, struct client *c, uint64_t number,
+	const uint64_t *quiet_seq, bool *ret_huge, struct evict_result *res)
 {
 	uint64_t base = number << BLOCK_SHIFT;
 	unsigned resident = 0;
 	int r = pager_drain(p, c);
 
-	if (r == 0 && clear_suspects)
+	/* Compared after the drain, with the gate held since: no REMOVE is newer (rule 4). */
+	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq)
 		space_clear_suspects(&c->space, number);
 	if (r == 0)
 		r = adopt_block(c, number);
@@ -314,7 +319,7 @@ static int move_block(
 }
 
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
-	bool clear_suspects, struct evict_result *res)
+	const uint64_t *quiet_seq, struct evict_result *res)
 {
 	struct batch b;
 	bool huge = false;
@@ -323,9 +328,8 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 	if (r < 0)
 		return -ETIME;
 	gate_lock(c);
-	r = client_state(c) == CLIENT_MANAGED
-		    ? examine(p, c, number, clear_suspects, &huge, res)
-		    : -ESRCH;
+	r = client_state(c) == CLIENT_MANAGED ? examine(p, c, number, quiet_seq, &huge, res)
+					      : -ESRCH;
 	gate_unlock(p, c);
 	if (r <= 0)
 		return r;

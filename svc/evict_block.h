@@ -8,10 +8,12 @@
 struct codec_pool;
 struct pager;
 
-/* 0, also when nothing could be taken (res says why). -EAGAIN: the agent was late, and the rest of
- * the block is still there: again. -ETIME: it doesn't answer. -ESRCH: the client is gone or given
- * back. -ENOSPC and other errors of the store: what was moved was given back. */
+/* quiet_seq: the space's remove_seq when every thread was seen outside of the calls that
+ * discard, or NULL: suspicion that is older can be dropped. 0, also when nothing could be taken
+ * (res says why). -EAGAIN: the agent was late, and the rest of the block is still there: again.
+ * -ETIME: it doesn't answer. -ESRCH: the client is gone or given back. -ENOSPC and other errors
+ * of the store: what was moved was given back. */
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
-	bool clear_suspects, struct evict_result *res);
+	const uint64_t *quiet_seq, struct evict_result *res);
 
 #endif

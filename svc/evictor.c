@@ -114,11 +114,10 @@ static int evict_blocks(struct evictor *e, struct client *c, struct evict_result
 	while (r == 0 && !stopping(e)) {
 		gate_lock(c);
 		bool any = next_block(c, &number);
-		bool clear = quiet && c->space.remove_seq == quiet_seq;
 		gate_unlock(&e->pager, c);
 		if (!any)
 			break;
-		r = evict_block(&e->pager, e->pool, c, number, clear, res);
+		r = evict_block(&e->pager, e->pool, c, number, quiet ? &quiet_seq : NULL, res);
 		if (r == -EAGAIN && ++late < LATE_MAX)
 			r = 0;
 		else
@@ -205,7 +204,7 @@ static void forget_gone(struct evictor *e)
 		pthread_mutex_unlock(&e->lock);
 		if (!any)
 			return;
-		int r = indexer_forget(e->worker, id);
+		int r = indexer_flush_all(&e->pager, id);
 		if (r < 0) {
 			log_warn("index: rows of a gone client stay for now: %s", strerror(-r));
 			return;
@@ -226,7 +225,7 @@ static void housekeeping(struct evictor *e)
 	int r;
 
 	forget_gone(e);
-	r = indexer_flush_all(&e->pager);
+	r = indexer_flush_all(&e->pager, 0);
 	if (r < 0)
 		log_warn("index: %s; tried again", strerror(-r));
 	r = store_compact(e->worker->store, COMPACT_PERCENT, COMPACT_BUDGET);

@@ -436,8 +436,9 @@ static bool body_acceptable(struct request *req)
 	return true;
 }
 
-/* An answer that took long is no silence: without this the connection would be closed for being
- * idle before the answer is sent. Setting a timeout where there was none restarts the clock. */
+/* An answer that took long is no silence of the client's. libmicrohttpd 0.9.75 sends it all the
+ * same, but nothing in its manual promises that. Setting a timeout where there was none
+ * restarts the clock. */
 static void restart_idle_clock(struct MHD_Connection *connection)
 {
 	MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);

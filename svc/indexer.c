@@ -13,8 +13,6 @@ struct snapshot {
 	bool write_leaf, write_block;
 	uint64_t clock;
 	blob_t entry[BLOCK_PAGES];
-	blob_t unneeded[BLOCK_PAGES];
-	unsigned unneeded_count;
 };
 
 static blob_t row_blob(const struct space *s, uint32_t e, const struct batch *batch)
@@ -29,7 +27,7 @@ static blob_t row_blob(const struct space *s, uint32_t e, const struct batch *ba
 
 /* Blobs that entries still name though nobody needs them (space.h). A shared leaf keeps them
  * until it dies. */
-static void collect_unneeded(struct leaf *leaf, struct snapshot *snap)
+static void collect_unneeded(struct client *c, struct leaf *leaf)
 {
 	if (atomic_load(&leaf->refs) > 1)
 		return;
@@ -37,7 +35,7 @@ static void collect_unneeded(struct leaf *leaf, struct snapshot *snap)
 		uint32_t e = leaf->entry[i];
 		if (entry_state(e) == PAGE_STORED || entry_blob(e) == BLOB_NONE)
 			continue;
-		snap->unneeded[snap->unneeded_count++] = entry_blob(e);
+		client_unneeded(c, entry_blob(e));
 		leaf->entry[i] = e & ~ENTRY_VALUE;
 	}
 }
@@ -60,7 +58,7 @@ static void take_snapshot(
 	snap->write_block = b->remapped;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
 		snap->entry[i] = row_blob(s, b->leaf->entry[i], batch);
-	collect_unneeded(b->leaf, snap);
+	collect_unneeded(c, b->leaf);
 	b->leaf->dirty = false;
 	b->remapped = false;
 	b->listed = false;
@@ -71,8 +69,6 @@ static int write_snapshot(
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < snap->unneeded_count; i++)
-		store_unref(w->store, snap->unneeded[i]);
 	if (snap->write_leaf)
 		r = store_index_leaf(w->store, snap->leaf, snap->clock, snap->entry);
 	if (r == 0 && snap->write_block)
@@ -117,6 +113,62 @@ static int flush_blocks(struct pager *p, struct client *c, const struct batch *b
 	return r;
 }
 
+static int write_client(struct pager *p, struct client *c, const struct batch *batch)
+{
+	struct store_client row = {.id = c->id,
+		.parent = c->parent,
+		.pid = c->pid,
+		.exe = c->exe,
+		.policy = c->policy,
+		.clock = c->clock};
+	int r = store_index_client(p->worker->store, &row);
+
+	return r < 0 ? r : flush_blocks(p, c, batch);
+}
+
+/* The transaction is over. Only what no committed row names may be let go of. */
+static void finish_client(struct pager *p, struct client *c, bool committed)
+{
+	gate_lock(c);
+	if (!committed) {
+		mark_all_dirty(c);
+	} else {
+		for (size_t i = 0; i < c->unneeded_count; i++)
+			store_unref(p->worker->store, c->unneeded[i]);
+		c->unneeded_count = 0;
+	}
+	gate_unlock(p, c);
+}
+
+static int end_transaction(struct worker *w, int r)
+{
+	if (r < 0)
+		store_txn_abort(w->store);
+	return r < 0 ? r : store_txn_commit(w->store);
+}
+
+int indexer_flush(struct pager *p, struct client *c, const struct batch *batch)
+{
+	int r = store_txn_begin(p->worker->store);
+
+	if (r < 0)
+		return r;
+	r = end_transaction(p->worker, write_client(p, c, batch));
+	finish_client(p, c, r == 0);
+	return r;
+}
+
+/* ---- the dead ---- */
+
+static int drop_rows(struct worker *w, const struct leaf *dead)
+{
+	int r = 0;
+
+	for (; dead && r == 0; dead = dead->next)
+		r = store_index_leaf_drop(w->store, dead->id);
+	return r;
+}
+
 static void free_leaf(struct worker *w, struct leaf *leaf)
 {
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
@@ -124,19 +176,8 @@ static void free_leaf(struct worker *w, struct leaf *leaf)
 	leaf_free(&w->graveyard, leaf);
 }
 
-/* Their blobs are dropped only after the rows are gone, and are reused only after the next
- * commit: never does a row name a blob that is somebody else's. */
-static int bury(struct worker *w, struct leaf **ret_dead)
-{
-	int r = 0;
-
-	*ret_dead = graveyard_take(&w->graveyard);
-	for (struct leaf *l = *ret_dead; l && r == 0; l = l->next)
-		r = store_index_leaf_drop(w->store, l->id);
-	return r;
-}
-
-static void bury_finish(struct worker *w, struct leaf *dead, bool committed)
+/* Their rows are gone, or they wait for the next time. */
+static void bury(struct worker *w, struct leaf *dead, bool committed)
 {
 	while (dead) {
 		struct leaf *next = dead->next;
@@ -152,72 +193,51 @@ static void bury_finish(struct worker *w, struct leaf *dead, bool committed)
 	}
 }
 
-int indexer_flush(struct pager *p, struct client *c, const struct batch *batch)
+static bool has_dirty(struct pager *p, struct client *c)
+{
+	gate_lock(c);
+	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0;
+	gate_unlock(p, c);
+	return dirty;
+}
+
+/* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
+ * something to write (an mremap carried it, a fork shared it). */
+int indexer_flush_all(struct pager *p, uint64_t forget)
 {
 	struct worker *w = p->worker;
-	struct store_client row = {.id = c->id,
-		.parent = c->parent,
-		.pid = c->pid,
-		.exe = c->exe,
-		.policy = c->policy,
-		.clock = c->clock};
-	struct leaf *dead = NULL;
-	int r = store_txn_begin(w->store);
-
-	if (r < 0)
-		return r;
-	r = bury(w, &dead);
-	if (r == 0)
-		r = store_index_client(w->store, &row);
-	if (r == 0)
-		r = flush_blocks(p, c, batch);
-	if (r == 0)
-		r = store_txn_commit(w->store);
-	else
-		store_txn_abort(w->store);
-	bury_finish(w, dead, r == 0);
-	if (r < 0) {
-		gate_lock(c);
-		mark_all_dirty(c);
-		gate_unlock(p, c);
-	}
-	return r;
-}
-
-int indexer_flush_all(struct pager *p)
-{
 	struct client **client;
-	size_t count;
-	int r = worker_clients(p->worker, &client, &count);
+	size_t count, dirty = 0;
+	int r = worker_clients(w, &client, &count);
 
 	if (r < 0)
 		return r;
+	/* First, so that what made them die is among what is written now. */
+	struct leaf *dead = graveyard_take(&w->graveyard);
 	for (size_t i = 0; i < count; i++) {
-		gate_lock(client[i]);
-		bool dirty = client[i]->space.dirty_count > 0;
-		gate_unlock(p, client[i]);
-		if (dirty && r == 0)
-			r = indexer_flush(p, client[i], NULL);
-		client_unref(client[i]);
+		if (has_dirty(p, client[i])) {
+			struct client *c = client[i];
+			client[i] = client[dirty];
+			client[dirty++] = c;
+		}
 	}
+	if (dirty > 0 || dead || forget) {
+		r = store_txn_begin(w->store);
+		bool begun = r == 0;
+		for (size_t i = 0; i < dirty && r == 0; i++)
+			r = write_client(p, client[i], NULL);
+		if (r == 0)
+			r = drop_rows(w, dead);
+		if (r == 0 && forget)
+			r = store_index_client_drop(w->store, forget);
+		if (begun)
+			r = end_transaction(w, r);
+		for (size_t i = 0; i < dirty; i++)
+			finish_client(p, client[i], r == 0);
+		bury(w, dead, r == 0);
+	}
+	for (size_t i = 0; i < count; i++)
+		client_unref(client[i]);
 	free(client);
-	return r;
-}
-
-int indexer_forget(struct worker *w, uint64_t id)
-{
-	struct leaf *dead = NULL;
-	int r = store_txn_begin(w->store);
-
-	if (r < 0)
-		return r;
-	r = bury(w, &dead);
-	if (r == 0)
-		r = store_index_client_drop(w->store, id);
-	if (r == 0)
-		r = store_txn_commit(w->store);
-	else
-		store_txn_abort(w->store);
-	bury_finish(w, dead, r == 0);
 	return r;
 }

@@ -6,13 +6,12 @@
 
 struct pager;
 
-/* One transaction: the rows of what changed in c (batch pages that are still HELD as if they
- * were STORED), and of the leaves that died. batch may be NULL. On failure nothing is written,
- * and the same is tried again by the next call. */
+/* One transaction: the rows of what changed in c, batch pages that are still HELD as if they
+ * were STORED. batch may be NULL. On failure nothing is written, and the next call tries all
+ * again. */
 int indexer_flush(struct pager *p, struct client *c, const struct batch *batch);
-/* The same for every client that has something to write. */
-int indexer_flush_all(struct pager *p);
-/* A client that is gone: its rows too. */
-int indexer_forget(struct worker *w, uint64_t id);
+/* One transaction: the same for every client that has something to write, the rows of leaves
+ * that died, and those of one client that is gone (its id, 0 = none). */
+int indexer_flush_all(struct pager *p, uint64_t forget);
 
 #endif

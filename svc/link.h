@@ -44,8 +44,7 @@ enum link_op {
 	/* MOVE each page of [addr, addr + pages) into the staging slot of the same place in its
 	 * 2 MiB block, first `slot`, and copy what moved into the data slots. */
 	LINK_MOVE = 1,
-	LINK_ZAP = 2,  /* give staging slots [slot, slot + pages) back to the kernel */
-	LINK_EXIT = 3, /* the agent ends: its program execed, or the service lets it go */
+	LINK_ZAP = 2, /* give staging slots [slot, slot + pages) back to the kernel */
 };
 
 struct link_head {
@@ -66,8 +65,11 @@ struct link_head {
 	int32_t error;	     /* 0; -EAGAIN: stopped, the fence is up; else the last refusal */
 	uint32_t busy_pages; /* refused with EBUSY: shared or pinned */
 	uint64_t moved[LINK_SLOTS /
-		       64];	  /* bit i: slot i holds its page, and its bytes are copied */
-	_Atomic uint32_t asleep;  /* the agent sleeps in poll: an order needs the eventfd */
+		       64];	 /* bit i: slot i holds its page, and its bytes are copied */
+	_Atomic uint32_t asleep; /* the agent sleeps in poll: an order needs the eventfd */
+	_Atomic uint32_t
+		closed; /* by the service: nothing is managed any more, ask for nothing */
+	_Atomic uint32_t exit;	  /* by the service: the agent ends */
 	_Atomic uint32_t hung_up; /* the exec pipe hung up: is it still our program's memory? */
 };
 

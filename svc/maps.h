@@ -1,6 +1,6 @@
 /* What /proc says of a client's address space and threads, and which mappings may be managed
- * (DESIGN rule 11). Reads only; paths come in as a /proc/PID directory descriptor, so tests can pass a
- * directory of their own. 0 or negative errno; outputs untouched on failure. */
+ * (DESIGN rule 11). Reads only; paths come in as a /proc/PID directory descriptor, so tests can
+ * pass a directory of their own. 0 or negative errno; outputs untouched on failure. */
 #ifndef LARDER_MAPS_H
 #define LARDER_MAPS_H
 
@@ -29,37 +29,39 @@ enum map_refusal {
 #define X(id, text) MAPS_##id,
 	MAP_REFUSALS(X)
 #undef X
-	MAP_REFUSAL_COUNT
+		MAP_REFUSAL_COUNT
 };
 const char *map_refusal_text(enum map_refusal r);
 
 struct map {
-	uint64_t start, end;      /* bytes, page aligned */
+	uint64_t start, end;	  /* bytes, page aligned */
 	uint64_t rss, anon, swap; /* bytes, from smaps */
-	uint64_t anon_huge;       /* bytes of PMD-mapped huge pages */
-	bool uffd;                /* registered with some userfaultfd (VmFlags um, uw, ui) */
+	uint64_t anon_huge;	  /* bytes of PMD-mapped huge pages */
+	bool uffd;		  /* registered with some userfaultfd (VmFlags um, uw, ui) */
 	enum map_refusal refusal; /* MAPS_OK: may be managed (thread check apart) */
 };
 
 /* Reads procdir/smaps. Calls fn for each mapping in order; fn's non-zero return stops and is
  * returned. `uffd` mappings are reported as MAPS_FOREIGN_UFFD only by the caller's own choice:
- * here uffd is set and refusal says what else is wrong. Mappings smaller than min_bytes are MAPS_SMALL. */
+ * here uffd is set and refusal says what else is wrong. Mappings smaller than min_bytes are
+ * MAPS_SMALL. */
 typedef int maps_fn(void *arg, const struct map *m);
 int maps_read(int procdir, uint64_t min_bytes, maps_fn *fn, void *arg);
 
 /* Addresses that thread stacks and control blocks occupy: for each thread of procdir/task the
  * robust-list head (get_robust_list(2)), and the stack pointer from task/TID/syscall when it is
- * blocked. Sets *ret_count; returns -E2BIG if there are more than max, -EAGAIN if threads end so fast
- * that one may have been missed. On failure what ret[] holds is undefined. */
+ * blocked. Sets *ret_count; returns -E2BIG if there are more than max, -EAGAIN if threads end
+ * so fast that one may have been missed. On failure what ret[] holds is undefined. */
 int maps_thread_addresses(int procdir, uint64_t *ret, size_t max, size_t *ret_count);
 
 /* True when every thread was seen blocked or stopped outside madvise, process_madvise, munmap,
  * mmap, mremap, brk; false when one is in such a call or running (and so may be). */
 int maps_threads_quiet(int procdir, bool *ret);
 
-/* Reasons to leave a whole process alone: NULL-terminated text in *ret, or *ret = NULL when there is none.
- * Real-time threads, a userfaultfd of its own (descriptors in procdir/fd, `agent` pid is ours),
- * another non-thread process sharing its memory (kcmp over its children; agent_pid is ours). */
+/* Reasons to leave a whole process alone: NULL-terminated text in *ret, or *ret = NULL when
+ * there is none. Real-time threads, a userfaultfd of its own (descriptors in procdir/fd,
+ * `agent` pid is ours), another non-thread process sharing its memory (kcmp over its children;
+ * agent_pid is ours). */
 int maps_process_refusal(int procdir, pid_t pid, pid_t agent_pid, const char **ret);
 
 #endif

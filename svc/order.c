@@ -178,8 +178,7 @@ void order_exit(struct link *link, int doorbell)
 
 	if (!link || doorbell < 0)
 		return;
-	link->head.op = LINK_EXIT;
-	atomic_fetch_add(&link->head.seq, 1);
+	atomic_store(&link->head.exit, 1);
 	if (write(doorbell, &one, sizeof(one)) < 0)
 		log_debug("an agent can't be told to end: %s", strerror(errno));
 }

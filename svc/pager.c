@@ -18,6 +18,8 @@ enum {
 	/* While the fence is up it usually falls within the time a thread needs to be
 	   scheduled. */
 	FENCE_TRIES = 20,
+	/* Faults that are put off by waking them come back at once: not for ever in one go. */
+	READS_MAX = 1000,
 };
 
 static const uint8_t zeros[PAGER_WINDOW_MAX * PAGE_SIZE] __attribute__((aligned(4096)));
@@ -26,8 +28,9 @@ int pager_init(struct pager *p, struct worker *w)
 {
 	memset(p, 0, sizeof(*p));
 	p->worker = w;
+	p->qsbr = qsbr_join(&w->qsbr);
 	p->buffer = aligned_alloc(PAGE_SIZE, PAGER_WINDOW_MAX * PAGE_SIZE);
-	int r = p->buffer ? store_scratch_new(&p->scratch) : -ENOMEM;
+	int r = p->buffer && p->qsbr >= 0 ? store_scratch_new(&p->scratch) : -ENOMEM;
 	if (r < 0)
 		pager_done(p);
 	return r;
@@ -35,6 +38,8 @@ int pager_init(struct pager *p, struct worker *w)
 
 void pager_done(struct pager *p)
 {
+	if (p->worker)
+		qsbr_quit(&p->worker->qsbr, p->qsbr);
 	store_scratch_free(p->scratch);
 	free(p->buffer);
 	memset(p, 0, sizeof(*p));
@@ -89,8 +94,15 @@ static int fetch(struct pager *p, struct client *c, uint32_t e, void *page)
 {
 	uint32_t value = entry_value(e);
 
-	if (entry_state(e) == PAGE_STORED)
-		return store_get(p->worker->store, p->scratch, value, page);
+	if (entry_state(e) == PAGE_STORED) {
+		/* Compaction waits for us before it lets go of bytes that it has moved. */
+		qsbr_enter(&p->worker->qsbr, (unsigned)p->qsbr);
+		int r = store_get(p->worker->store, p->scratch, value, page);
+		qsbr_leave(&p->worker->qsbr, (unsigned)p->qsbr);
+		return r;
+	}
+	if (!c->space.held[value >> HELD_SLOT_BITS])
+		return -EBADMSG; /* a failed client's: its batch is over */
 	memcpy(page,
 		batch_bytes(c->space.held[value >> HELD_SLOT_BITS], value & (BLOCK_PAGES - 1)),
 		PAGE_SIZE);
@@ -262,6 +274,7 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 	child->uid = c->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
 	snprintf(child->policy, sizeof(child->policy), "%s", c->policy);
+	child->failed = c->failed;
 	atomic_store(&child->state, CLIENT_FORKED);
 	space_fork(&c->space, &child->space);
 	for (int i = 0; i < HELD_TAGS; i++)
@@ -306,11 +319,10 @@ static int read_some(struct pager *p, struct client *c)
 	struct uffd_msg msg[PAGER_MESSAGES];
 	ssize_t n = read(c->uffd, msg, sizeof(msg));
 
+	/* A FORK stays queued, and its client waits, until there is room. */
+	c->fork_waits = n < 0 && (errno == EMFILE || errno == ENFILE);
 	if (n < 0)
-		/* EMFILE: a FORK stays queued, and its client waits, until there is room. */
-		return errno == EAGAIN || errno == EINTR || errno == EMFILE || errno == ENFILE
-			       ? 0
-			       : -errno;
+		return errno == EAGAIN || errno == EINTR || c->fork_waits ? 0 : -errno;
 	int count = (int)((size_t)n / sizeof(msg[0]));
 	for (int i = 0; i < count; i++)
 		apply(p, c, &msg[i]);
@@ -340,7 +352,7 @@ static bool unsettled(const struct space *s)
 
 int pager_drain(struct pager *p, struct client *c)
 {
-	int r, tries = 0;
+	int r, tries = 0, reads = 0;
 
 	if (client_state(c) == CLIENT_GONE)
 		return -ESRCH;
@@ -348,7 +360,7 @@ int pager_drain(struct pager *p, struct client *c)
 		r = read_some(p, c);
 		if (r < 0)
 			return r;
-		bool more = r > 0;
+		bool more = r > 0 && ++reads < READS_MAX;
 		/* What is in doubt is settled before anything is answered from it. */
 		r = settle_doubt(c);
 		if (r == -ESRCH)
@@ -361,8 +373,8 @@ int pager_drain(struct pager *p, struct client *c)
 	}
 	if (unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
 		space_forget_aside(&c->space);
-	/* A FORK may be queued behind the fence, or have found no descriptor. */
-	if (c->deferred_count > 0 || unsettled(&c->space))
+	if (c->deferred_count > 0 || unsettled(&c->space) || c->fork_waits ||
+		reads == READS_MAX)
 		worker_retry_later(p->worker, c);
 	return 0;
 }

@@ -27,6 +27,7 @@ struct pager {
 	struct worker *worker;	       /* borrowed */
 	struct store_scratch *scratch; /* owned */
 	uint8_t *buffer;	       /* owned; PAGER_WINDOW_MAX pages, page aligned */
+	int qsbr;		       /* our number there */
 	struct histogram latency;      /* read by others without a lock */
 };
 

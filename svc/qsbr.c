@@ -5,8 +5,24 @@
 void qsbr_init(struct qsbr *q)
 {
 	atomic_init(&q->epoch, 1);
-	for (unsigned i = 0; i < QSBR_MAX; i++)
+	for (unsigned i = 0; i < QSBR_MAX; i++) {
 		atomic_init(&q->seen[i], 0);
+		atomic_init(&q->used[i], 0);
+	}
+}
+
+int qsbr_join(struct qsbr *q)
+{
+	for (int i = 0; i < QSBR_MAX; i++)
+		if (atomic_exchange(&q->used[i], 1) == 0)
+			return i;
+	return -1;
+}
+
+void qsbr_quit(struct qsbr *q, int thread)
+{
+	if (thread >= 0)
+		atomic_store(&q->used[thread], 0);
 }
 
 void qsbr_enter(struct qsbr *q, unsigned thread)

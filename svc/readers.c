@@ -12,8 +12,6 @@
 #include <unistd.h>
 
 enum { READERS_MAX = 32, EVENTS = 16, RETRY_NS = 1000000 };
-static_assert((int)READERS_MAX <= (int)QSBR_MAX, "each reader has its place");
-
 struct reader {
 	struct readers *all; /* borrowed */
 	unsigned index;
@@ -30,8 +28,8 @@ struct readers {
 	struct reader reader[READERS_MAX];
 };
 
-/* Any pointers that aren't clients, to tell the two apart in epoll's data. */
-static char stop_mark, timer_mark;
+/* epoll's data: a client's token (never 0 or 1), or one of these. */
+enum { STOP_MARK = 0, TIMER_MARK = 1 };
 
 static void retry_all(struct reader *r)
 {
@@ -59,25 +57,28 @@ static void *reader_main(void *arg)
 		int n = epoll_wait(r->epoll_fd, event, EVENTS, -1);
 		bool retry = false;
 
-		qsbr_enter(&r->all->worker->qsbr, r->index);
 		for (int i = 0; i < n; i++) {
-			void *what = event[i].data.ptr;
-			if (what == &stop_mark)
-				return qsbr_leave(&r->all->worker->qsbr, r->index), NULL;
-			if (what == &timer_mark)
+			uint64_t token = event[i].data.u64;
+			if (token == STOP_MARK)
+				return NULL;
+			if (token == TIMER_MARK) {
 				retry = true;
-			else
-				pager_service(&r->pager, what);
+				continue;
+			}
+			/* An event can be older than the end of its client. */
+			struct client *c = worker_by_token(r->all->worker, token);
+			if (c)
+				pager_service(&r->pager, c);
+			client_unref(c);
 		}
-		qsbr_leave(&r->all->worker->qsbr, r->index);
 		if (retry)
 			retry_all(r);
 	}
 }
 
-static int watch(int epoll_fd, int fd, uint32_t events, void *data)
+static int watch(int epoll_fd, int fd, uint32_t events, uint64_t token)
 {
-	struct epoll_event e = {.events = events, .data.ptr = data};
+	struct epoll_event e = {.events = events, .data.u64 = token};
 	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
 }
 
@@ -110,9 +111,9 @@ static int reader_start(struct readers *all, unsigned index)
 		return -errno;
 	e = pager_init(&r->pager, all->worker);
 	if (e == 0)
-		e = watch(r->epoll_fd, all->stop_fd, EPOLLIN, &stop_mark);
+		e = watch(r->epoll_fd, all->stop_fd, EPOLLIN, STOP_MARK);
 	if (e == 0 && index == 0)
-		e = watch(r->epoll_fd, all->timer_fd, EPOLLIN, &timer_mark);
+		e = watch(r->epoll_fd, all->timer_fd, EPOLLIN, TIMER_MARK);
 	if (e == 0)
 		e = -pthread_create(&r->thread, NULL, reader_main, r);
 	if (e < 0) {
@@ -174,7 +175,7 @@ void readers_stop(struct readers *all)
 int readers_add(struct readers *all, struct client *c)
 {
 	for (unsigned i = 0; i < all->started; i++) {
-		int r = watch(all->reader[i].epoll_fd, c->uffd, EPOLLIN | EPOLLET, c);
+		int r = watch(all->reader[i].epoll_fd, c->uffd, EPOLLIN | EPOLLET, c->token);
 		if (r < 0)
 			return r;
 	}
@@ -185,7 +186,6 @@ void readers_remove(struct readers *all, struct client *c)
 {
 	for (unsigned i = 0; i < all->started; i++)
 		epoll_ctl(all->reader[i].epoll_fd, EPOLL_CTL_DEL, c->uffd, NULL);
-	qsbr_synchronize(&all->worker->qsbr);
 }
 
 void readers_retry(struct readers *all)

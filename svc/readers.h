@@ -14,7 +14,7 @@ int readers_start(
 	struct readers **ret, struct worker *w, unsigned count); /* count 0: one per CPU */
 void readers_stop(struct readers *r);				 /* NULL is fine */
 int readers_add(struct readers *r, struct client *c);
-/* On return no reader looks at c any more, nor will. */
+/* A reader may be at c still, with a reference of its own. */
 void readers_remove(struct readers *r, struct client *c);
 /* Some client has deferred faults. */
 void readers_retry(struct readers *r);

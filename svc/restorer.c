@@ -28,7 +28,7 @@ struct restorer {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	/* Under the lock: */
-	struct ring *first;
+	struct ring *first, **last; /* first come, first served */
 	bool stop;
 };
 
@@ -132,7 +132,8 @@ static int give_region(struct pager *p, struct client *c, struct region g)
 		if (r == -ENOMEM || r == -EAGAIN)
 			rest(r == -ENOMEM ? 1000000 : 50000);
 		else if (r < 0)
-			return r;
+			return r; /* -EBADMSG, -EIO: what is out stays out, and is never zeros
+				   */
 	}
 }
 
@@ -183,10 +184,18 @@ static bool any_in_state(const struct client *c, enum link_request_state state)
 	return false;
 }
 
+static bool stopping(struct restorer *r)
+{
+	pthread_mutex_lock(&r->lock);
+	bool stop = r->stop;
+	pthread_mutex_unlock(&r->lock);
+	return stop;
+}
+
 /* Opening wakes those who wait at it. */
 static void set_bell(struct restorer *r, struct client *c, bool closed)
 {
-	while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) == -EAGAIN) {
+	while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) == -EAGAIN && !stopping(r)) {
 		/* An event is in flight: it must be read for the fence to fall. */
 		pager_service(&r->pager, c);
 		rest(BELL_OPEN_NS);
@@ -195,18 +204,18 @@ static void set_bell(struct restorer *r, struct client *c, bool closed)
 
 /* Answers, opens the bell for those who wait at it, and closes it again when they have passed;
  * one that hasn't is let through by its next ring. A request that came while the bell was open
- * made no fault: hence the look after closing. */
+ * made no fault: hence the look after closing. It waits its turn behind other clients'. */
 static void serve_bell(struct restorer *r, struct client *c)
 {
-	do {
-		for (unsigned i = 0; i < LINK_REQUESTS; i++)
-			if (atomic_load(&c->link->request[i].state) == LINK_POSTED)
-				answer_request(r, c, &c->link->request[i]);
-		set_bell(r, c, false);
-		for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
-			rest(BELL_OPEN_NS);
-		set_bell(r, c, true);
-	} while (any_in_state(c, LINK_POSTED));
+	for (unsigned i = 0; i < LINK_REQUESTS; i++)
+		if (atomic_load(&c->link->request[i].state) == LINK_POSTED)
+			answer_request(r, c, &c->link->request[i]);
+	set_bell(r, c, false);
+	for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
+		rest(BELL_OPEN_NS);
+	set_bell(r, c, true);
+	if (any_in_state(c, LINK_POSTED))
+		restorer_ring(r, c);
 }
 
 static struct client *next_ring(struct restorer *r)
@@ -220,6 +229,8 @@ static struct client *next_ring(struct restorer *r)
 		struct ring *ring = r->first;
 		c = ring->client;
 		r->first = ring->next;
+		if (!r->first)
+			r->last = &r->first;
 		free(ring);
 	}
 	pthread_mutex_unlock(&r->lock);
@@ -248,8 +259,8 @@ void restorer_ring(struct restorer *r, struct client *c)
 	client_ref(c);
 	*ring = (struct ring){.client = c};
 	pthread_mutex_lock(&r->lock);
-	ring->next = r->first;
-	r->first = ring;
+	*r->last = ring;
+	r->last = &ring->next;
 	pthread_cond_signal(&r->work);
 	pthread_mutex_unlock(&r->lock);
 }
@@ -262,6 +273,7 @@ int restorer_start(struct restorer **ret, struct worker *w)
 	if (!r)
 		return -ENOMEM;
 	r->worker = w;
+	r->last = &r->first;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->work, NULL);
 	e = pager_init(&r->pager, w);

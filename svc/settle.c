@@ -45,7 +45,7 @@ static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
 	return to < end ? to : end;
 }
 
-static int settle_range(struct client *c, int maps, struct region g)
+static int settle_pieces(struct client *c, int maps, struct region g)
 {
 	while (g.start < g.end) {
 		uint64_t to = piece_end(maps, g.start, g.end);
@@ -62,6 +62,21 @@ static int settle_range(struct client *c, int maps, struct region g)
 	return 0;
 }
 
+static int open_maps(const struct client *c)
+{
+	return c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
+}
+
+int settle_range(struct client *c, uint64_t start, uint64_t end)
+{
+	int maps = open_maps(c);
+	int r = settle_pieces(c, maps, (struct region){start, end});
+
+	if (maps >= 0)
+		close(maps);
+	return r;
+}
+
 int settle_doubt(struct client *c)
 {
 	struct space *s = &c->space;
@@ -71,19 +86,19 @@ int settle_doubt(struct client *c)
 		return 0;
 	if (uffd_fence_up(c->uffd))
 		return -EAGAIN;
-	maps = c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
+	maps = open_maps(c);
 	for (unsigned i = 0; i < s->doubt.open_count && r == 0; i++)
-		r = settle_range(c, maps, s->doubt.open[i]);
+		r = settle_pieces(c, maps, s->doubt.open[i]);
 	if (s->doubt.lost) {
 		/* More than was noted: all that is on record, and all that was dropped. */
 		for (size_t i = 0; i < s->aside_count && r == 0; i++)
 			if (s->aside[i].doubtful)
-				r = settle_range(c, maps,
+				r = settle_pieces(c, maps,
 					(struct region){s->aside[i].number << BLOCK_SHIFT,
 						(s->aside[i].number + 1) << BLOCK_SHIFT});
 		for (size_t i = s->region_count; i-- > 0 && r == 0;)
 			if (i < s->region_count)
-				r = settle_range(c, maps, s->region[i]);
+				r = settle_pieces(c, maps, s->region[i]);
 	}
 	if (maps >= 0)
 		close(maps);

@@ -15,4 +15,9 @@ void settle_fork(struct pager *p, const struct space *parent, struct client *chi
  */
 int settle_doubt(struct client *c);
 
+/* Brings what is on record for [start, end) in line with what is registered there, mapping by
+ * mapping: what isn't registered is of an older mapping, and goes. Fence down, nothing in
+ * doubt. */
+int settle_range(struct client *c, uint64_t start, uint64_t end);
+
 #endif

@@ -41,6 +41,8 @@ int shim_give_back(const void *addr, size_t len)
 	if (!shim_page || len == 0 || from + size < from)
 		return -1;
 	struct link *link = shim_page->link;
+	if (link && atomic_load(&link->head.closed))
+		return -1;
 	if (!link) {
 		RAWCALL(SYS_madvise, from, size, MADV_POPULATE_READ, 0, 0, 0);
 		return -1;
@@ -55,7 +57,7 @@ int shim_give_back(const void *addr, size_t len)
 	/* The page is write-protected: the store faults, the service is told, and it lets the
 	 * store through when the request is done. It is open for a moment between two requests,
 	 * when another one was just answered. */
-	while (atomic_load(&q->state) == LINK_POSTED) {
+	while (atomic_load(&q->state) == LINK_POSTED && !atomic_load(&link->head.closed)) {
 		*shim_page->bell = 1;
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	}

@@ -61,6 +61,11 @@ static bool could_be_one(uintptr_t start, size_t len)
 	return at >= start + len;
 }
 
+static size_t whole_pages(size_t len)
+{
+	return (len + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
+}
+
 static bool failed(long r)
 {
 	return r < 0 && r > -4096;
@@ -121,17 +126,23 @@ static long by_copy(uintptr_t old, size_t old_len, size_t new_len, int flags, ui
 	return r;
 }
 
-static size_t whole_pages(size_t len)
+/* Of what the kernel takes: no other kind of mremap takes several mappings, and what it refuses
+ * as a whole must not be done in part. */
+static bool may_move_several(
+	uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
 {
-	return (len + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
+	const int needed = MREMAP_FIXED | MREMAP_MAYMOVE;
+	uintptr_t apart = old > to ? old - to : to - old;
+
+	return (flags & needed) == needed && old_len == new_len && old_len > 0 &&
+	       (old | to) % LINK_PAGE == 0 && apart >= whole_pages(old_len);
 }
 
 static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
 {
 	long r = 1;
 
-	/* No other kind of mremap takes several mappings. */
-	if (shim_page && flags & MREMAP_FIXED && old_len == new_len)
+	if (shim_page && may_move_several(old, old_len, new_len, flags, to))
 		r = by_mapping(old, whole_pages(old_len), flags, to);
 	if (r == 1)
 		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);

@@ -305,7 +305,8 @@ static void fork_aside(struct space *parent, struct space *child)
 			uint32_t e = old->entry[page];
 			uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
 			if ((entry_state(e) != PAGE_HELD && entry_state(e) != PAGE_STORED) ||
-				entry_state(space_entry(child, addr)) != PAGE_ABSENT)
+				entry_state(space_entry(child, addr)) != PAGE_ABSENT ||
+				space_region_at(parent, addr)) /* a newer mapping's hole */
 				continue;
 			struct leaf *leaf = space_leaf(child, number);
 			bury_blob(child, entry_blob(leaf->entry[page]));

@@ -1,9 +1,9 @@
-/* Every number that Larder shows, once: from these lists come the fields, the JSON of /v1/status,
- * the Prometheus text of /metrics and their documentation.
+/* Every number that Larder shows, once: from these lists come the fields, the JSON of
+ * /v1/status, the Prometheus text of /metrics and their documentation.
  *
- * X(name, type, help): type is `counter` (only grows) or `gauge`. The JSON key is the name, the metric is
- * larder_NAME (service) or larder_client_NAME (client), with _total after counters. Names end in
- * their unit: _bytes, _s, _pct; plain counts have none. All are uint64_t. */
+ * X(name, type, help): type is `counter` (only grows) or `gauge`. The JSON key is the name, the
+ * metric is larder_NAME (service) or larder_client_NAME (client), with _total after counters.
+ * Names end in their unit: _bytes, _s, _pct; plain counts have none. All are uint64_t. */
 #ifndef LARDER_STATS_H
 #define LARDER_STATS_H
 

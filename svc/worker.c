@@ -26,11 +26,14 @@
 
 enum {
 	EVENTS = 64,
+	PLACE_BITS = 24, /* of a client's token: 16 million at once */
 	/* Handshakes under way; more wait in the listen queue. */
 	ATTACHMENTS_MAX = 256,
 	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
 	 * whose agent takes a moment to follow its program. */
 	SWEEP_S = 1,
+	/* A shim says HELLO as it connects, and its agent READY within a millisecond. */
+	HANDSHAKE_MAX_MS = 5000,
 };
 
 /* What an epoll event is about. */
@@ -53,6 +56,7 @@ static uint64_t source(enum source_kind kind, uint64_t id)
 
 struct handshake {
 	uint64_t id;
+	uint64_t since_ms;
 	struct attachment *attachment; /* owned */
 };
 
@@ -61,6 +65,7 @@ struct loop {
 	struct handshake handshake[ATTACHMENTS_MAX];
 	size_t handshakes;
 	uint64_t next_id;
+	bool deaf; /* the attach socket isn't listened to */
 	bool stop;
 };
 
@@ -105,8 +110,44 @@ static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)
 	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
 }
 
+/* Under the lock. */
+static void take_place(struct worker *w, struct client *c)
+{
+	size_t i = 0;
+
+	while (i < w->place_count && w->place[i])
+		i++;
+	while (i == w->place_count) {
+		size_t room = w->place_count ? w->place_count * 2 : 64;
+		struct client **more = realloc(w->place, room * sizeof(struct client *));
+		if (!more)
+			continue;
+		memset(more + w->place_count, 0,
+			(room - w->place_count) * sizeof(struct client *));
+		w->place = more;
+		w->place_count = room;
+	}
+	w->place[i] = c;
+	c->token = c->id << PLACE_BITS | i;
+}
+
+struct client *worker_by_token(struct worker *w, uint64_t token)
+{
+	size_t i = token & ((1U << PLACE_BITS) - 1);
+
+	pthread_mutex_lock(&w->lock);
+	struct client *c = i < w->place_count ? w->place[i] : NULL;
+	if (c && c->token != token)
+		c = NULL;
+	if (c)
+		client_ref(c);
+	pthread_mutex_unlock(&w->lock);
+	return c;
+}
+
 void worker_publish_client(struct worker *w, struct client *c)
 {
+	client_ref(c); /* once in the table, it can be dropped at any moment */
 	pthread_mutex_lock(&w->lock);
 	while (w->client_count == w->client_room) {
 		size_t room = w->client_room ? w->client_room * 2 : 64;
@@ -117,6 +158,7 @@ void worker_publish_client(struct worker *w, struct client *c)
 		}
 	}
 	w->client[w->client_count++] = c;
+	take_place(w, c);
 	pthread_mutex_unlock(&w->lock);
 
 	int r = readers_add(w->readers, c);
@@ -127,6 +169,7 @@ void worker_publish_client(struct worker *w, struct client *c)
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
+	client_unref(c);
 	worker_kick(w); /* the sweep's timer may be needed now */
 }
 
@@ -188,6 +231,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 	for (size_t i = 0; i < w->client_count; i++)
 		if (w->client[i] == c) {
 			w->client[i] = w->client[--w->client_count];
+			w->place[c->token & ((1U << PLACE_BITS) - 1)] = NULL;
 			break;
 		}
 	pthread_mutex_unlock(&w->lock);
@@ -218,6 +262,15 @@ static bool is_gone(const struct client *c)
 	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
 }
 
+/* Does the agent still share its program's memory? If not, the program runs another image, and
+ * the old one lives by the agent only. A hang-up of the exec pipe is a hint: closefrom(3) makes
+ * one too, and a forked child that holds the pipe prevents it. */
+static void end_if_execed(struct client *c)
+{
+	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0)
+		order_exit(c->link, c->doorbell);
+}
+
 /* Does anything need the timer: children without a pidfd, or a client that is on its way out?
  */
 static bool sweep(struct worker *w)
@@ -235,6 +288,8 @@ static bool sweep(struct worker *w)
 			worker_drop_client(w, c);
 		} else if (c->pidfd < 0 || c->agent_pid == 0) {
 			again = true;
+		} else {
+			end_if_execed(c);
 		}
 		client_unref(c);
 	}
@@ -242,21 +297,16 @@ static bool sweep(struct worker *w)
 	return again;
 }
 
-static void sweep_and_arm(struct worker *w)
+static void arm_timer(struct worker *w)
 {
-	struct itimerspec t = {.it_value.tv_sec = sweep(w) ? SWEEP_S : 0};
+	struct itimerspec t = {.it_value.tv_sec = SWEEP_S};
 	timerfd_settime(w->timer_fd, 0, &t, NULL);
 }
 
-/* The agent's exec pipe hung up: exec, or closefrom(3)? */
-static void on_hang_up(struct client *c)
+static void sweep_and_arm(struct worker *w)
 {
-	long same = syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0);
-	if (same == 0)
-		return;
-	/* The program runs another image now, or is gone: this memory lives by the agent only.
-	 */
-	order_exit(c->link, c->doorbell);
+	if (sweep(w))
+		arm_timer(w);
 }
 
 static void on_agent(struct worker *w, uint64_t id)
@@ -268,8 +318,7 @@ static void on_agent(struct worker *w, uint64_t id)
 		return;
 	ssize_t n = recv(c->socket, &byte, 1, MSG_DONTWAIT);
 	if (n > 0) {
-		if (atomic_exchange(&c->link->head.hung_up, 0))
-			on_hang_up(c);
+		end_if_execed(c);
 	} else if (n == 0 || errno != EAGAIN) {
 		/* The agent is gone; the program mostly too. If not, it is served, but no more
 		 * is taken. */
@@ -299,6 +348,32 @@ static void end_handshake(struct loop *l, size_t i)
 	l->handshake[i] = l->handshake[--l->handshakes];
 }
 
+/* Connections that say nothing may not keep others out. */
+static void end_silent(struct loop *l)
+{
+	uint64_t now = worker_now_ms();
+
+	for (size_t i = l->handshakes; i-- > 0;)
+		if (now - l->handshake[i].since_ms > HANDSHAKE_MAX_MS) {
+			attach_free(l->handshake[i].attachment);
+			end_handshake(l, i);
+		}
+	if (l->handshakes > 0)
+		arm_timer(l->w);
+}
+
+/* While no more can be taken in, new ones wait in the queue. */
+static void listen_again(struct loop *l, bool on)
+{
+	struct epoll_event e = {
+		.events = on ? EPOLLIN : 0, .data.u64 = source(SOURCE_ATTACH, 0)};
+
+	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_MOD, l->w->attach_fd, &e);
+	l->deaf = !on;
+	if (!on)
+		arm_timer(l->w);
+}
+
 static void on_attach(struct loop *l)
 {
 	while (l->handshakes < ATTACHMENTS_MAX) {
@@ -306,14 +381,19 @@ static void on_attach(struct loop *l)
 		int r = attach_accept(l->w, &a);
 
 		if (r < 0) {
-			if (r != -EAGAIN && r != -EINTR && r != -ECONNABORTED)
-				log_warn("attach: %s", strerror(-r));
+			if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
+				return;
+			log_warn("attach: %s; no program is taken over for a second",
+				strerror(-r));
+			listen_again(l, false);
 			return;
 		}
 		if (!a)
 			continue;
 		uint64_t id = ++l->next_id;
-		l->handshake[l->handshakes++] = (struct handshake){id, a};
+		l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
+		if (l->handshakes == 1)
+			arm_timer(l->w);
 		/* HELLO mostly came with the connection. */
 		r = watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id));
 		if (r < 0) {
@@ -321,6 +401,7 @@ static void on_attach(struct loop *l)
 			end_handshake(l, l->handshakes - 1);
 		}
 	}
+	listen_again(l, false);
 }
 
 static void on_handshake(struct loop *l, uint64_t id)
@@ -330,9 +411,12 @@ static void on_handshake(struct loop *l, uint64_t id)
 			continue;
 		int fd = attach_fd(l->handshake[i].attachment);
 		epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-		if (attach_advance(l->w, l->handshake[i].attachment) != 0 ||
-			watch(l->w, fd, EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0)
+		if (attach_advance(l->w, l->handshake[i].attachment) != 0) {
 			end_handshake(l, i);
+		} else if (watch(l->w, fd, EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0) {
+			attach_free(l->handshake[i].attachment);
+			end_handshake(l, i);
+		}
 		return;
 	}
 }
@@ -380,7 +464,10 @@ static void dispatch(struct loop *l, uint64_t data)
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
+		end_silent(l);
 		sweep_and_arm(l->w);
+		if (l->deaf)
+			listen_again(l, true);
 		break;
 	case SOURCE_HANDSHAKE:
 		on_handshake(l, id);
@@ -485,26 +572,63 @@ static int open_sockets(struct worker *w)
 	return r;
 }
 
-/* Gives everybody their memory back: they go on without us. */
-static void release_all(struct worker *w)
+/* Whose page can't be given back must not go on: it would read zeros once we are gone (rule 8).
+ */
+static void give_up(struct client *c, int r)
+{
+	log_error("client %d (%s): not all of its pages could be given back: %s; it is killed",
+		(int)c->pid, c->exe, strerror(-r));
+	if (c->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+	client_mark_gone(c);
+}
+
+/* One pass over all. Returns how many had something with us: a program may fork meanwhile. */
+static size_t release_pass(struct worker *w, struct pager *p)
 {
 	struct client **client;
-	struct pager pager;
-	size_t count;
+	size_t count, had = 0;
 
-	if (pager_init(&pager, w) < 0 || worker_clients(w, &client, &count) < 0) {
-		log_error("no memory for giving pages back; clients that touch one will wait");
-		return;
-	}
+	while (worker_clients(w, &client, &count) < 0)
+		usleep(1000);
 	for (size_t i = 0; i < count; i++) {
-		int r = restorer_give_back(&pager, client[i], 0, 1ULL << 47);
-		if (r < 0 && r != -ESRCH)
-			log_error("client %d: not all of its pages could be given back: %s",
-				(int)client[i]->pid, strerror(-r));
-		order_exit(client[i]->link, client[i]->doorbell);
-		client_unref(client[i]);
+		struct client *c = client[i];
+
+		gate_lock(c);
+		bool any = c->space.region_count > 0 || c->space.out_pages > 0;
+		gate_unlock(p, c);
+		if (any && client_state(c) != CLIENT_GONE) {
+			had++;
+			int r = restorer_give_back(p, c, 0, 1ULL << 47);
+			if (r < 0 && r != -ESRCH)
+				give_up(c, r);
+		}
+		client_unref(c);
 	}
 	free(client);
+	return had;
+}
+
+/* Gives everybody their memory back: they go on without us. An address space with nothing
+ * registered reports no fork, so this comes to an end. */
+static void release_all(struct worker *w)
+{
+	struct pager pager;
+
+	while (pager_init(&pager, w) < 0)
+		usleep(1000);
+	while (release_pass(w, &pager) > 0)
+		;
+	for (size_t i = 0; i < w->client_count; i++) {
+		struct client *c = w->client[i];
+		if (!c->link)
+			continue;
+		atomic_store(&c->link->head.closed, 1);
+		/* Whoever waits at the bell goes on. */
+		while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, false) == -EAGAIN)
+			pager_service(&pager, c);
+		order_exit(c->link, c->doorbell);
+	}
 	pager_done(&pager);
 }
 
@@ -519,6 +643,7 @@ static void worker_close(struct worker *w)
 	for (size_t i = 0; i < w->client_count; i++)
 		client_unref(w->client[i]);
 	free(w->client);
+	free(w->place);
 	for (struct leaf *l = w->store ? graveyard_take(&w->graveyard) : NULL, *next; l;
 		l = next) {
 		next = l->next;

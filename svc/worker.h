@@ -52,6 +52,8 @@ struct worker {
 	struct client **client; /* owned references */
 	size_t client_count, client_room;
 	uint64_t next_client_id;
+	struct client **place; /* by place, borrowed from client[]; NULL = free */
+	size_t place_count;
 	struct config *config; /* owned; replaced as a whole by reload */
 
 	_Atomic uint64_t corrupt_pages;
@@ -77,6 +79,7 @@ void worker_publish_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
-struct client *worker_find(struct worker *w, pid_t pid); /* a reference, or NULL */
+struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
+struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */
 
 #endif

@@ -80,30 +80,42 @@ void fake_let_evicts_go(struct worker *w)
 
 void control_service_stats(struct worker *w, struct service_stats *ret)
 {
+	pthread_mutex_lock(&w->lock);
 	*ret = w->service;
+	pthread_mutex_unlock(&w->lock);
 }
 
 int control_clients(struct worker *w, struct client_info **ret, size_t *ret_count)
 {
-	if (w->clients_error)
-		return w->clients_error;
-	*ret = malloc(sizeof(w->clients));
-	if (!*ret)
+	struct client_info *clients = malloc(sizeof(w->clients));
+	if (!clients)
 		return -ENOMEM;
-	memcpy(*ret, w->clients, sizeof(w->clients));
-	*ret_count = w->client_count;
+	pthread_mutex_lock(&w->lock);
+	int r = w->clients_error;
+	size_t count = w->client_count;
+	memcpy(clients, w->clients, sizeof(w->clients));
+	pthread_mutex_unlock(&w->lock);
+	if (r < 0) {
+		free(clients);
+		return r;
+	}
+	*ret = clients;
+	*ret_count = count;
 	return 0;
 }
 
 int control_client(struct worker *w, pid_t pid, struct client_info *ret)
 {
+	int r = -ESRCH;
+	pthread_mutex_lock(&w->lock);
 	for (size_t i = 0; i < w->client_count; i++) {
 		if (w->clients[i].pid == pid) {
 			*ret = w->clients[i];
-			return 0;
+			r = 0;
 		}
 	}
-	return -ESRCH;
+	pthread_mutex_unlock(&w->lock);
+	return r;
 }
 
 int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
@@ -116,27 +128,32 @@ int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
 	while (w->held)
 		pthread_cond_wait(&w->changed, &w->lock);
 	w->waiting--;
+	int r = w->evict_error;
+	if (r == 0)
+		*ret = w->evict;
 	pthread_mutex_unlock(&w->lock);
-	if (w->evict_error)
-		return w->evict_error;
-	*ret = w->evict;
-	return 0;
+	return r;
 }
 
 int control_release(struct worker *w, pid_t pid, struct release_result *ret)
 {
 	(void)pid;
 	atomic_fetch_add(&w->releases, 1);
-	if (w->release_error)
-		return w->release_error;
-	*ret = w->release;
-	return 0;
+	pthread_mutex_lock(&w->lock);
+	int r = w->release_error;
+	if (r == 0)
+		*ret = w->release;
+	pthread_mutex_unlock(&w->lock);
+	return r;
 }
 
 int control_reload(struct worker *w, char *message, size_t size)
 {
 	atomic_fetch_add(&w->reloads, 1);
+	pthread_mutex_lock(&w->lock);
+	int r = w->reload_error;
 	if (w->reload_message)
 		snprintf(message, size, "%s", w->reload_message);
-	return w->reload_error;
+	pthread_mutex_unlock(&w->lock);
+	return r;
 }

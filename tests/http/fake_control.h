@@ -9,6 +9,8 @@
 
 enum { FAKE_CLIENTS = 4 };
 
+/* A running server reads this from its threads: change it under the lock, or before the first
+ * request of the test's own process. */
 struct worker {
 	struct service_stats service;
 	struct client_info clients[FAKE_CLIENTS];

@@ -72,6 +72,7 @@ static void a_dead_socket_is_named(void **state)
 
 static void set_numbers(struct worker *w)
 {
+	pthread_mutex_lock(&w->lock);
 	w->service.uptime_s = 11520;
 	w->service.evicted_bytes = 3ull << 29;
 	w->service.stored_bytes = 400ull << 20;
@@ -87,6 +88,7 @@ static void set_numbers(struct worker *w)
 		w->clients[i].stats.stored_bytes = 128ull << 20;
 		w->clients[i].stats.stall_us = 250000; /* of 20 s */
 	}
+	pthread_mutex_unlock(&w->lock);
 }
 
 static const struct expect statuses[] = {
@@ -131,7 +133,9 @@ static void the_status_is_shown(void **state)
 static void a_status_without_clients_says_how_to_start(void **state)
 {
 	struct place *p = *state;
+	pthread_mutex_lock(&p->server->worker.lock);
 	p->server->worker.client_count = 0;
+	pthread_mutex_unlock(&p->server->worker.lock);
 	static const struct expect e = {
 		"$larder status", 0, "start one with \"larder run -- CMD\"\n", NULL};
 	expect_in(p->dir, &e, 1);
@@ -140,7 +144,9 @@ static void a_status_without_clients_says_how_to_start(void **state)
 static void corruption_is_not_hidden(void **state)
 {
 	struct place *p = *state;
+	pthread_mutex_lock(&p->server->worker.lock);
 	p->server->worker.service.corrupt_pages = 3;
+	pthread_mutex_unlock(&p->server->worker.lock);
 	static const struct expect e = {
 		"$larder status", 0, "\nCORRUPT   3 pages could not be restored", NULL};
 	expect_in(p->dir, &e, 1);
@@ -164,6 +170,7 @@ static void orders_are_given_and_answered(void **state)
 	struct worker *w = &p->server->worker;
 	if (sysconf(_SC_PAGESIZE) != 4096)
 		skip();
+	pthread_mutex_lock(&w->lock);
 	w->evict = (struct evict_result){.moved_pages = 256,
 		.seen_pages = 300,
 		.shared_pages = 3,
@@ -171,6 +178,7 @@ static void orders_are_given_and_answered(void **state)
 		.refused_bytes = {[MAPS_FILE] = 4096},
 		.why = "the store is full"};
 	w->release.restored_pages = 512;
+	pthread_mutex_unlock(&w->lock);
 	expect_in(p->dir, evicts, COUNT(evicts));
 	assert_int_equal(w->evicts, COUNT(evicts) - 2);
 	assert_int_equal(w->releases, 1);
@@ -191,9 +199,11 @@ static void refusals_are_told(void **state)
 	be_user(BOB);
 	expect_in(p->dir, of_bob, COUNT(of_bob));
 	be_user(0);
+	pthread_mutex_lock(&p->server->worker.lock);
 	p->server->worker.evict_error = -EOPNOTSUPP;
 	p->server->worker.reload_error = -EINVAL;
 	p->server->worker.reload_message = "f:3: unknown key";
+	pthread_mutex_unlock(&p->server->worker.lock);
 	expect_in(p->dir, of_root, COUNT(of_root));
 }
 

@@ -205,6 +205,9 @@ static const struct right {
 	{"[service]\nallow-group =\n", "\nallow-group = \n"},
 	{"[service]\nallow-user = a ; and no more\n", "\nallow-user = a\n"},
 	{"[service]\n  ; indented\n\treaders = 3\n", "\nreaders = 3\n"},
+	/* not the rest of the value above */
+	{"[service]\nallow-user = a\n  readers = 3\n", "\nreaders = 3\n"},
+	{"  [service]\n  readers = 3\n", "\nreaders = 3\n"},
 	{"[service]\r\nreaders = 3\r\n", "\nreaders = 3\n"},
 	{"[service] ; comment\nreaders = 3", "\nreaders = 3\n"},
 	{"\xef\xbb\xbf[service]\nreaders = 3\n", "\nreaders = 3\n"},

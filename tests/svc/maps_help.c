@@ -94,19 +94,6 @@ void specimen_start(struct specimen *s, bool (*setup)(struct board *b))
 	close(ready[0]);
 }
 
-void specimen_end(struct specimen *s)
-{
-	int status;
-
-	close(s->hold);
-	kill(s->pid, SIGKILL);
-	while (waitpid(-1, &status, 0) > 0)
-		;
-	assert_int_equal(errno, ECHILD);
-	close(s->procdir);
-	munmap(s->board, sizeof(*s->board));
-}
-
 bool specimen_tasks(const struct specimen *s, const char *name, bool (*fn)(const char *text))
 {
 	char path[300], text[512];
@@ -127,6 +114,29 @@ bool specimen_tasks(const struct specimen *s, const char *name, bool (*fn)(const
 	}
 	closedir(tasks);
 	return found;
+}
+
+static bool kill_all(const char *children)
+{
+	char *end;
+
+	for (long pid; (pid = strtol(children, &end, 10)) > 1; children = end)
+		kill((pid_t)pid, SIGKILL);
+	return false;
+}
+
+void specimen_end(struct specimen *s)
+{
+	int status;
+
+	specimen_tasks(s, "children", kill_all); /* those that share its memory outlive it */
+	close(s->hold);
+	kill(s->pid, SIGKILL);
+	while (waitpid(-1, &status, 0) > 0)
+		;
+	assert_int_equal(errno, ECHILD);
+	close(s->procdir);
+	munmap(s->board, sizeof(*s->board));
 }
 
 void wait_until(bool (*done)(void *arg), void *arg)

@@ -38,7 +38,7 @@ struct specimen {
 };
 /* Forks a process that runs `setup` and then waits. `setup` returns false when it failed. */
 void specimen_start(struct specimen *s, bool (*setup)(struct board *b));
-/* Ends it, and waits for its children too, which must have been told to end. */
+/* Ends it and its children. */
 void specimen_end(struct specimen *s);
 
 /* Calls fn with the text of task/TID/NAME of each thread, until it says true. */

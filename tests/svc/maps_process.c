@@ -8,12 +8,10 @@
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,10 +54,8 @@ static bool as_forked(struct board *b)
 {
 	(void)b;
 	pid_t child = fork();
-	if (child == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (child == 0)
 		sleeper(NULL);
-	}
 	return child > 0;
 }
 
@@ -182,10 +178,7 @@ static void other_descriptors(void **state)
 
 static int sharing_child(void *arg)
 {
-	(void)arg;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (;;)
-		pause();
+	sleeper(arg);
 	return 0;
 }
 
@@ -259,21 +252,6 @@ static bool with_sharer_and_vfork(struct board *b)
 	return with_sharer(b) && with_vfork(b);
 }
 
-static bool kill_all(const char *children)
-{
-	char *end;
-
-	for (long pid; (pid = strtol(children, &end, 10)) > 1; children = end)
-		kill((pid_t)pid, SIGKILL);
-	return false;
-}
-
-/* Those of its children that share its memory would outlive it. */
-static void end_children(const struct specimen *s)
-{
-	specimen_tasks(s, "children", kill_all);
-}
-
 static void vfork_until_exec(void **state)
 {
 	(void)state;
@@ -282,7 +260,6 @@ static void vfork_until_exec(void **state)
 	specimen_start(&s, with_vfork);
 	wait_until(is_in_vfork, &s);
 	wait_until(is_unrefused, &s); /* the parent may still be on its way to its wait */
-	end_children(&s);
 	specimen_end(&s);
 }
 
@@ -296,7 +273,6 @@ static void vfork_hides_nobody(void **state)
 	wait_until(is_in_vfork, &s);
 	for (unsigned i = 0; i < 100; i++)
 		assert_non_null(refusal_of(&s, 0));
-	end_children(&s);
 	specimen_end(&s);
 }
 

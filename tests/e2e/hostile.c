@@ -1,0 +1,716 @@
+/* A client that means harm. It speaks the attach protocol itself, one misbehaviour a run:
+ *
+ *   hostile MODE [SEED]
+ *
+ * It prints "ready" when it has done its worst, or is about to. Modes that the service must
+ * turn away check that it does, and end: 0, or 1 and a reason. The others go on until they are
+ * killed. Nothing here waits for a time, but for what the service does. */
+#include "kernel.h"
+#include "link.h"
+#include "protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	BLOCK = 2 << 20,
+	STAGING = LINK_SLOTS * LINK_PAGE,
+	PREY = 8 * BLOCK, /* what there is to evict */
+	/* Longer than anything that works takes on a busy machine. */
+	PATIENCE_MS = 60000,
+	GARBAGE_ROUNDS = 300,
+	CONNECTIONS = 400,
+	MESSAGE_MAX = 20000,
+	FDS_MAX = 200,
+};
+
+static void die(const char *what)
+{
+	fprintf(stderr, "hostile: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void ready(void)
+{
+	puts("ready");
+	fflush(stdout);
+}
+
+static void stay(void)
+{
+	ready();
+	for (;;)
+		pause();
+}
+
+/* ---- chance ---- */
+
+static uint64_t chance = 1;
+
+static uint64_t roll(void)
+{
+	chance ^= chance << 13;
+	chance ^= chance >> 7;
+	chance ^= chance << 17;
+	return chance;
+}
+
+static void roll_bytes(void *to, size_t n)
+{
+	for (uint8_t *p = to; n > 0; n--)
+		*p++ = (uint8_t)(roll() >> 32);
+}
+
+/* ---- the protocol ---- */
+
+struct hostile {
+	int socket, uffd;
+	int fds[WELCOME_FDS];
+	struct link *link;
+	uint8_t *staging, *bell, *prey;
+};
+
+static int dial(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	const char *dir = getenv("LARDER_RUNTIME_DIR");
+	int n = snprintf(
+		addr.sun_path, sizeof(addr.sun_path), "%s/attach.sock", dir ? dir : "");
+
+	if (fd < 0 || n < 0 || (size_t)n >= sizeof(addr.sun_path) ||
+		connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		die("connect");
+	return fd;
+}
+
+/* The service may have hung up already: that is for the caller to find out. */
+static void say(int fd, const void *body, size_t size, const int *fds, size_t count)
+{
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
+	} control = {.head = {.cmsg_len = CMSG_LEN(count * sizeof(int)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	struct iovec iov = {(void *)(uintptr_t)body, size};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (count > 0) {
+		memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	}
+	if (sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
+		die("sendmsg");
+}
+
+static void say_hello(int fd)
+{
+	const struct message_hello hello = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
+	say(fd, &hello, sizeof(hello), NULL, 0);
+}
+
+static bool take_welcome(int fd, int *fds)
+{
+	struct message_welcome welcome;
+	struct iovec iov = {&welcome, sizeof(welcome)};
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(WELCOME_FDS * sizeof(int))];
+	} control;
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+
+	if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != sizeof(welcome) || !CMSG_FIRSTHDR(&msg))
+		return false;
+	memcpy(fds, CMSG_DATA(&control.head), WELCOME_FDS * sizeof(int));
+	return true;
+}
+
+static int new_uffd(const struct hostile *h)
+{
+	int fd = ioctl(h->fds[WELCOME_FD_DEVICE], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		die("userfaultfd");
+	return fd;
+}
+
+static void *map(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		die("mmap");
+	return p;
+}
+
+static uint8_t *map_aligned(size_t size)
+{
+	uintptr_t p = (uintptr_t)map(size + BLOCK);
+	return (uint8_t *)((p + BLOCK - 1) & ~(uintptr_t)(BLOCK - 1));
+}
+
+/* Up to WELCOME, with all that READY needs. */
+static struct hostile introduce(void)
+{
+	struct hostile h = {.socket = dial()};
+
+	say_hello(h.socket);
+	if (!take_welcome(h.socket, h.fds))
+		die("no WELCOME");
+	h.uffd = new_uffd(&h);
+	h.link = mmap(NULL, sizeof(*h.link), PROT_READ | PROT_WRITE, MAP_SHARED,
+		h.fds[WELCOME_FD_LINK], 0);
+	if (h.link == MAP_FAILED)
+		die("mmap");
+	h.staging = map_aligned(STAGING);
+	h.bell = map(LINK_PAGE);
+	*h.bell = 1;
+	return h;
+}
+
+static void say_ready(
+	const struct hostile *h, uint64_t staging, uint64_t bell, const int *fds, size_t count)
+{
+	const struct message_ready m = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_READY},
+		.staging = staging,
+		.bell = bell};
+	say(h->socket, &m, sizeof(m), fds, count);
+}
+
+/* The service must have closed, and within reason. */
+static void expect_end(int fd, const char *what)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	char byte;
+
+	while (poll(&p, 1, PATIENCE_MS) > 0) {
+		ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno == ECONNRESET)) {
+			close(fd);
+			return;
+		}
+		/* A WELCOME that was under way: its descriptors go with it. */
+		if (n < 0 && errno != EAGAIN)
+			break;
+	}
+	errno = ETIME;
+	die(what);
+}
+
+static void forget(struct hostile *h)
+{
+	munmap(h->link, sizeof(*h->link));
+	close(h->uffd);
+	for (int i = 0; i < WELCOME_FDS; i++)
+		close(h->fds[i]);
+}
+
+/* ---- the agent: a process of its own, which shares the memory but no descriptors ---- */
+
+struct agent {
+	struct hostile h;
+	void (*serve)(struct hostile *h);
+	_Atomic bool said;
+};
+
+static void serve_nothing(struct hostile *h)
+{
+	(void)h;
+	for (;;)
+		pause();
+}
+
+static int agent_main(void *arg)
+{
+	struct agent *a = arg;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	say_ready(&a->h, (uintptr_t)a->h.staging, (uintptr_t)a->h.bell, &a->h.uffd, 1);
+	atomic_store(&a->said, true);
+	a->serve(&a->h);
+	return 0;
+}
+
+/* A client like any other, but for what its agent does. */
+static struct hostile *attach(void (*serve)(struct hostile *h))
+{
+	static struct agent a;
+	uint8_t *stack = map(BLOCK);
+
+	a = (struct agent){.h = introduce(), .serve = serve};
+	a.h.prey = map_aligned(PREY);
+	for (size_t i = 0; i < PREY; i += 8)
+		*(uint64_t *)(void *)(a.h.prey + i) = i;
+	if (clone(agent_main, stack + BLOCK, CLONE_VM | SIGCHLD, &a) < 0)
+		die("clone");
+	while (!atomic_load(&a.said))
+		sched_yield();
+	/* A program with a userfaultfd is left alone. */
+	close(a.h.uffd);
+	close(a.h.socket);
+	return &a.h;
+}
+
+/* ---- turned away ---- */
+
+static void garbage(void)
+{
+	static uint8_t message[MESSAGE_MAX];
+
+	for (int i = 0; i < GARBAGE_ROUNDS; i++) {
+		int fd = dial();
+		bool welcomed = roll() % 2;
+		if (welcomed)
+			say_hello(fd);
+		roll_bytes(message, sizeof(message));
+		const struct message_head head = {
+			PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)(roll() % 5)};
+		size_t size = roll() % (roll() % 2 ? 128 : sizeof(message));
+		if (roll() % 2)
+			memcpy(message, &head, sizeof(head));
+		/* Neither a HELLO nor a READY by accident. */
+		if (size == sizeof(struct message_hello) ||
+			size == sizeof(struct message_ready))
+			size++;
+		say(fd, message, size, NULL, 0);
+		expect_end(fd, "garbage is taken");
+	}
+}
+
+static void wrong_head(void)
+{
+	const struct message_head heads[] = {
+		{PROTOCOL_MAGIC + 1, PROTOCOL_VERSION, MESSAGE_HELLO},
+		{PROTOCOL_MAGIC, PROTOCOL_VERSION + 1, MESSAGE_HELLO},
+		{PROTOCOL_MAGIC, 0, MESSAGE_HELLO}, {PROTOCOL_MAGIC, PROTOCOL_VERSION, 0},
+		{PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME},
+		{PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_READY}};
+
+	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
+		const struct message_hello hello = {.head = heads[i]};
+		int fd = dial();
+		say(fd, &hello, sizeof(hello), NULL, 0);
+		expect_end(fd, "a wrong head is taken");
+	}
+	struct message_hello endless = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
+	memset(endless.policy, 'x', sizeof(endless.policy));
+	int fd = dial();
+	say(fd, &endless, sizeof(endless), NULL, 0);
+	expect_end(fd, "a policy without an end is taken");
+}
+
+static void out_of_order(void)
+{
+	struct hostile h = introduce();
+	struct hostile early = h;
+
+	early.socket = dial();
+	say_ready(&early, (uintptr_t)h.staging, (uintptr_t)h.bell, &h.uffd, 1);
+	expect_end(early.socket, "READY before WELCOME is taken");
+	say_hello(h.socket);
+	expect_end(h.socket, "a second HELLO is taken");
+}
+
+static void descriptors(void)
+{
+	const struct message_hello hello = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
+	const size_t counts[] = {0, 2, 3, 4, 5, 12, 13, FDS_MAX};
+	int fds[FDS_MAX];
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		struct hostile h = introduce();
+		for (size_t k = 0; k < FDS_MAX; k++)
+			fds[k] = h.uffd;
+		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, fds, counts[i]);
+		expect_end(h.socket, "a wrong number of descriptors is taken");
+		int fd = dial();
+		say(fd, &hello, sizeof(hello), fds, counts[i] ? counts[i] : 1);
+		expect_end(fd, "HELLO with descriptors is taken");
+		fd = dial();
+		say(fd, "x", 0, fds, FDS_MAX);
+		expect_end(fd, "nothing, with descriptors, is taken");
+		forget(&h);
+	}
+}
+
+static void not_uffd(void)
+{
+	int pair[2], files[4];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+		die("socketpair");
+	files[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	files[1] = eventfd(0, EFD_CLOEXEC);
+	files[2] = memfd_create("anon_inode:[userfaultfd]", MFD_CLOEXEC);
+	files[3] = pair[0];
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]) + WELCOME_FDS; i++) {
+		struct hostile h = introduce();
+		int fd = i < WELCOME_FDS ? h.fds[i] : files[i - WELCOME_FDS];
+		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
+		expect_end(h.socket, "what is no userfaultfd is taken");
+		forget(&h);
+	}
+}
+
+/* The userfaultfd of another process: the two have all addresses in common, but no memory. */
+static void foreign_uffd(void)
+{
+	struct hostile h = introduce();
+	int pair[2], fd = -1;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		die("socketpair");
+	pid_t child = fork();
+	if (child == 0) {
+		fd = new_uffd(&h);
+		say(pair[1], "u", 1, &fd, 1);
+		pause();
+	}
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	char byte;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+	if (child < 0 || recvmsg(pair[0], &msg, MSG_CMSG_CLOEXEC) != 1)
+		die("no userfaultfd from the child");
+	memcpy(&fd, CMSG_DATA(&control.head), sizeof(fd));
+	say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
+	/* Whether it was taken shows before the child's end would end it. */
+	expect_end(h.socket, "a userfaultfd of another process is taken");
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+}
+
+static void addresses(void)
+{
+	const uint64_t kernel = 0xffff888000000000, top = (1ULL << 47) - BLOCK;
+	uint64_t staging = (uintptr_t)map_aligned(STAGING), bell = (uintptr_t)map(LINK_PAGE);
+	const struct {
+		uint64_t staging, bell;
+	} bad[] = {{staging + LINK_PAGE, bell}, {staging + 1, bell}, {staging, bell + 1},
+		{0, bell}, {staging, 0}, {kernel, bell}, {staging, kernel}, {top, bell},
+		{staging, (1ULL << 47) - LINK_PAGE}, {~(uint64_t)(BLOCK - 1), bell},
+		{staging, ~(uint64_t)(LINK_PAGE - 1)}, {1ULL << 63, 1ULL << 63},
+		/* The bell where nothing is, where code is. */
+		{staging, LINK_PAGE},
+		{staging, (uintptr_t)&addresses & ~(uintptr_t)(LINK_PAGE - 1)}};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct hostile h = introduce();
+		say_ready(&h, bad[i].staging, bad[i].bell, &h.uffd, 1);
+		expect_end(h.socket, "a bad address is taken");
+		forget(&h);
+	}
+}
+
+static void sealed(void)
+{
+	struct hostile h = introduce();
+	int fd = h.fds[WELCOME_FD_LINK];
+
+	if (ftruncate(fd, 0) == 0 || ftruncate(fd, LINK_BYTES - LINK_PAGE) == 0 ||
+		ftruncate(fd, LINK_BYTES + LINK_PAGE) == 0 ||
+		fallocate(fd, 0, LINK_BYTES, LINK_PAGE) == 0 ||
+		pwrite(fd, "x", 1, LINK_BYTES) > 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0)
+		die("the link can be resized or sealed");
+}
+
+/* ---- in the way ---- */
+
+static void silent(void)
+{
+	for (int i = 0; i < CONNECTIONS; i++) {
+		int fd = dial();
+		if (i % 2)
+			say_hello(fd);
+	}
+	stay();
+}
+
+/* One process, many clients. */
+static void many(void)
+{
+	for (int i = 0; i < CONNECTIONS / 4; i++) {
+		struct hostile h = introduce();
+		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &h.uffd, 1);
+		forget(&h);
+	}
+	stay();
+}
+
+/* A descriptor whose last close waits for its peer, and waits long. */
+static void lingering(void)
+{
+	struct sockaddr_in addr = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(addr);
+	const struct linger linger = {.l_onoff = 1, .l_linger = 3600};
+	static const char block[65536];
+	int server = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(server, (struct sockaddr *)&addr, len) < 0 || listen(server, 1) < 0 ||
+		getsockname(server, (struct sockaddr *)&addr, &len) < 0 ||
+		connect(fd, (struct sockaddr *)&addr, len) < 0 ||
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)) < 0)
+		die("no TCP");
+	while (send(fd, block, sizeof(block), MSG_DONTWAIT) > 0)
+		;
+	struct hostile h = introduce();
+	say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
+	close(fd);
+	stay();
+}
+
+static void set_blocking(int fd)
+{
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0)
+		die("F_SETFL");
+}
+
+/* Flags belong to the open file, which both have: reading the userfaultfd waits from now on. */
+static void serve_blocking(struct hostile *h)
+{
+	set_blocking(h->uffd);
+	serve_nothing(h);
+}
+
+static void blocking(void)
+{
+	attach(serve_blocking);
+	stay();
+}
+
+/* A doorbell that is full, and whose next ring waits. */
+static void full_doorbell(void)
+{
+	const struct hostile *h = attach(serve_nothing);
+	int fd = h->fds[WELCOME_FD_DOORBELL];
+	const uint64_t full = ~1ULL;
+
+	set_blocking(fd);
+	/* More than it is allowed to hold, or the wrong end: then it can't be filled. */
+	if (write(fd, &full, sizeof(full)) < 0 && errno != EBADF)
+		die("doorbell");
+	atomic_store(&h->link->head.asleep, 1);
+	stay();
+}
+
+static void deaf(void)
+{
+	attach(serve_nothing);
+	stay();
+}
+
+/* Executes no order, and says that it has. */
+static void serve_lies(struct hostile *h)
+{
+	struct link_head *head = &h->link->head;
+	static const int32_t errors[] = {
+		0, -EAGAIN, -ETIME, -EBUSY, -ESRCH, -EIO, 1, INT32_MIN, INT32_MAX};
+
+	for (uint32_t done = 0;;) {
+		uint32_t seq = atomic_load(&head->seq);
+		if (seq == done) {
+			sched_yield();
+			continue;
+		}
+		memset(head->moved, 0xff, sizeof(head->moved));
+		head->busy_pages = (uint32_t)roll();
+		head->error = errors[roll() % (sizeof(errors) / sizeof(errors[0]))];
+		roll_bytes(h->link->data[roll() % LINK_SLOTS], LINK_PAGE);
+		atomic_store(&head->done_seq, done = seq);
+	}
+}
+
+static void liar(void)
+{
+	attach(serve_lies);
+	stay();
+}
+
+/* Moves nothing and writes anywhere, in the service's own fields too, but answers mostly. */
+static void serve_scribbles(struct hostile *h)
+{
+	uint32_t *word = (uint32_t *)(void *)h->link;
+
+	for (;;) {
+		uint64_t r = roll();
+		size_t words = r & 1 ? sizeof(struct link_head) : LINK_DATA_AT;
+		if (r & 2)
+			words = LINK_BYTES;
+		*(volatile uint32_t *)&word[(r >> 8) % (words / sizeof(*word))] =
+			(uint32_t)roll();
+		if ((r >> 40) % 16 == 0)
+			atomic_store(&h->link->head.done_seq, atomic_load(&h->link->head.seq));
+		if ((r >> 44) % 1024 == 0 &&
+			fallocate(h->fds[WELCOME_FD_LINK],
+				FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				(off_t)((r >> 54) % (LINK_BYTES / LINK_PAGE) * LINK_PAGE),
+				LINK_PAGE) < 0)
+			die("fallocate");
+	}
+}
+
+static void scribbler(void)
+{
+	attach(serve_scribbles);
+	stay();
+}
+
+/* ---- requests ---- */
+
+static void *ring(void *bell)
+{
+	for (;;)
+		*(volatile uint8_t *)bell = 1;
+	return NULL;
+}
+
+/* Requests without end: each is posted again as soon as it was answered. */
+static void demanding(void)
+{
+	const struct hostile *h = attach(serve_nothing);
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, ring, h->bell) != 0)
+		die("pthread_create");
+	ready();
+	for (unsigned i = 0;; i = (i + 1) % LINK_REQUESTS) {
+		struct link_request *q = &h->link->request[i];
+		if (atomic_load(&q->state) == LINK_POSTED)
+			continue;
+		q->op = (uint32_t)(roll() % 4 ? LINK_GIVE_BACK : roll());
+		q->addr = roll() % 2 ? roll() : (uintptr_t)h->prey;
+		q->len = roll() % 2 ? roll() : PREY;
+		atomic_store(&q->state, LINK_POSTED);
+	}
+}
+
+static void *discard(void *area)
+{
+	for (;;)
+		madvise(area, BLOCK, MADV_DONTNEED);
+	return NULL;
+}
+
+/* Events without end, so that the kernel lets nobody touch its memory; requests meanwhile. */
+static void restless(void)
+{
+	const struct hostile *h = attach(serve_lies);
+	struct link_request *q = &h->link->request[0];
+	pthread_t thread;
+
+	for (size_t i = 0; i < PREY / BLOCK / 2; i++)
+		if (pthread_create(&thread, NULL, discard, h->prey + i * BLOCK) != 0)
+			die("pthread_create");
+	if (pthread_create(&thread, NULL, ring, h->bell) != 0)
+		die("pthread_create");
+	ready();
+	for (;;) {
+		q->op = LINK_GIVE_BACK;
+		q->addr = (uintptr_t)h->prey;
+		q->len = PREY;
+		atomic_store(&q->state, LINK_POSTED);
+		while (atomic_load(&q->state) == LINK_POSTED)
+			sched_yield();
+	}
+}
+
+/* ---- the end, at each step ---- */
+
+static void die_connected(void)
+{
+	for (int i = 0; i < CONNECTIONS; i++)
+		close(dial());
+}
+
+static void die_hello(void)
+{
+	for (int i = 0; i < CONNECTIONS; i++) {
+		int fd = dial();
+		say_hello(fd);
+		close(fd);
+	}
+}
+
+static void die_welcomed(void)
+{
+	introduce();
+}
+
+static void die_ready(void)
+{
+	attach(serve_nothing);
+}
+
+/* In the middle of an order. */
+static void serve_death(struct hostile *h)
+{
+	while (atomic_load(&h->link->head.seq) == 0)
+		sched_yield();
+	kill(getppid(), SIGKILL);
+}
+
+static void die_ordered(void)
+{
+	attach(serve_death);
+	stay();
+}
+
+static const struct mode {
+	const char *name;
+	void (*run)(void);
+} modes[] = {{"garbage", garbage}, {"wrong_head", wrong_head}, {"out_of_order", out_of_order},
+	{"descriptors", descriptors}, {"not_uffd", not_uffd}, {"foreign_uffd", foreign_uffd},
+	{"addresses", addresses}, {"sealed", sealed}, {"silent", silent}, {"many", many},
+	{"lingering", lingering}, {"blocking", blocking}, {"full_doorbell", full_doorbell},
+	{"deaf", deaf}, {"liar", liar}, {"scribbler", scribbler}, {"demanding", demanding},
+	{"restless", restless}, {"die_connected", die_connected}, {"die_hello", die_hello},
+	{"die_welcomed", die_welcomed}, {"die_ready", die_ready}, {"die_ordered", die_ordered}};
+
+int main(int argc, char **argv)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	if (argc > 2)
+		chance = strtoull(argv[2], NULL, 10) * 2 + 1;
+	for (size_t i = 0; argc > 1 && i < sizeof(modes) / sizeof(modes[0]); i++)
+		if (strcmp(modes[i].name, argv[1]) == 0) {
+			modes[i].run();
+			return 0;
+		}
+	fprintf(stderr, "usage: hostile MODE [SEED]\n");
+	return 2;
+}
