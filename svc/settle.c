@@ -20,11 +20,16 @@ void settle_fork(struct pager *p, const struct space *parent, struct client *chi
 				(parent->aside[i].number << BLOCK_SHIFT) + page * PAGE_SIZE;
 			unsigned done;
 
-			if (!entry_out(parent->aside[i].leaf->entry[page]))
+			/* As space_fork: what lies in a region is of a newer mapping. */
+			if (!entry_out(parent->aside[i].leaf->entry[page]) ||
+				space_region_at(parent, addr))
 				continue;
 			/* Put there at once: where there is no registered mapping, nothing may
-			 * stay on record for what is mapped there later. */
-			if (pager_restore(p, child, addr, 1, &done) == -ENOENT)
+			 * stay on record for what is mapped there later. The child runs
+			 * already: with its fence up, "no mapping" may be its own doing, told
+			 * of soon. */
+			if (pager_restore(p, child, addr, 1, &done) == -ENOENT &&
+				!uffd_fence_up(child->uffd))
 				space_set_state(&child->space, addr, PAGE_ABSENT);
 		}
 }

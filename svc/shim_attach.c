@@ -66,16 +66,29 @@ static int connect_service(void)
 	return fd;
 }
 
+/* `larder run` became this very process; else an ancestor's environment brought us here. */
+static bool run_directly(void)
+{
+	const char *first = secure_getenv("LARDER_RUN_PID");
+	return first && atol(first) == (long)getpid();
+}
+
+/* larder run --no-inherit. */
+static bool kept_out(void)
+{
+	const char *inherit = secure_getenv("LARDER_INHERIT");
+	return inherit && strcmp(inherit, "0") == 0 && !run_directly();
+}
+
 static int send_hello(int socket_fd)
 {
 	struct message_hello hello = {
 		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
 	const char *policy = secure_getenv("LARDER_POLICY");
-	const char *first = secure_getenv("LARDER_RUN_PID");
 
 	if (policy)
 		snprintf(hello.policy, sizeof(hello.policy), "%s", policy);
-	if (!first || atol(first) != (long)getpid())
+	if (!run_directly())
 		hello.flags |= HELLO_INHERITED;
 	return send(socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello) ? 0 : -1;
 }
@@ -112,7 +125,7 @@ static int receive_welcome(int socket_fd, int *fds)
 
 static bool near_limit(void)
 {
-	static const int kinds[] = {RLIMIT_AS, RLIMIT_DATA};
+	static const enum __rlimit_resource kinds[] = {RLIMIT_AS, RLIMIT_DATA};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		struct rlimit limit;
@@ -271,7 +284,7 @@ static void reap_agents(void)
 void shim_attach(void)
 {
 	int saved = errno, fds[WELCOME_FDS];
-	int socket_fd = near_limit() ? -1 : connect_service();
+	int socket_fd = near_limit() || kept_out() ? -1 : connect_service();
 
 	if (socket_fd >= 0) {
 		if (send_hello(socket_fd) == 0 && receive_welcome(socket_fd, fds) == 0) {
