@@ -31,7 +31,7 @@ static void damage_each_byte(enum page_kind kind, bool may_be_same)
 	off_t size = BLOB_HEADER + (off_t)store_blob_length(w.s, b);
 	for (off_t at = 0; at < size; at++) {
 		for (unsigned bit = 0; bit <= 8; bit++) {
-			unsigned char mask = bit < 8 ? (unsigned char)(1u << bit) : 0xff;
+			unsigned char mask = (unsigned char)(bit < 8 ? 1u << bit : 0xffu);
 			flip(fd, at, mask);
 			int r = store_get(w.s, w.x, b, got);
 			flip(fd, at, mask);
