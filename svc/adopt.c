@@ -55,9 +55,8 @@ static int consider(void *arg, const struct map *m)
 	struct candidates *k = arg;
 	enum map_refusal refusal = m->refusal;
 
-	/* One mapping has one uffd: what overlaps a region of ours is ours, grown perhaps. */
-	if (refusal == MAPS_OK && m->uffd &&
-		!space_region_overlaps(&k->client->space, m->start, m->end))
+	/* With the fence up it can't be told whose it is: the next look will. */
+	if (refusal == MAPS_OK && m->uffd && uffd_registered(k->client->uffd, m->start) != 1)
 		refusal = MAPS_FOREIGN_UFFD;
 	if (refusal == MAPS_OK && holds_thread(k, m))
 		refusal = MAPS_THREAD;
@@ -80,44 +79,32 @@ static int consider(void *arg, const struct map *m)
 	return 0;
 }
 
-/* Takes back a registration, but not where pages may be out: there it must stay. */
-static void unregister_unknown(struct client *c, uint64_t start, uint64_t end)
-{
-	const struct space *s = &c->space;
-
-	for (size_t i = 0; i < s->region_count && start < end; i++) {
-		const struct region *g = &s->region[i];
-		if (g->end <= start || g->start >= end)
-			continue;
-		if (g->start > start)
-			uffd_unregister(c->uffd, start, g->start - start);
-		start = g->end;
-	}
-	if (start < end)
-		uffd_unregister(c->uffd, start, end - start);
-}
-
-/* Registers, and makes sure that no older event is still to come: an UNMAP of what lay here
- * before would strike the new region off (rule 6). Gate held. */
+/* Gate held. Registers, and puts on record what is registered then: not what we saw in /proc
+ * before, of which a part may be gone by now. A hole on record would be taken for ours when
+ * something is mapped there later, and what is evicted from an unregistered mapping is lost.
+ *
+ * Only with the fence down on both sides: an UNMAP of what lay here before would strike the new
+ * region off (rule 6). Nothing is ever unregistered here: with the fence up, a mapping with
+ * evicted pages may have been moved here. What stays registered and isn't on record is found by
+ * the next look. */
 static int register_settled(struct pager *p, struct client *c, uint64_t start, uint64_t end)
 {
 	struct timespec pause = {.tv_nsec = 100000};
 
 	for (int i = 0; i < REGISTER_TRIES; i++) {
-		int r = uffd_register(
-			c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
-		if (r < 0)
-			return r;
 		if (!uffd_fence_up(c->uffd) && !space_in_doubt(&c->space)) {
-			space_region_add(&c->space, start, end);
-			return 0;
+			int r = uffd_register(
+				c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
+			if (r < 0)
+				return r;
+			if (!uffd_fence_up(c->uffd))
+				return settle_range(c, start, end);
 		}
-		r = pager_drain(p, c);
+		int r = pager_drain(p, c);
 		if (r < 0)
 			return r;
 		nanosleep(&pause, NULL);
 	}
-	unregister_unknown(c, start, end);
 	return -EBUSY;
 }
 
