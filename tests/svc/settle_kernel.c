@@ -1,0 +1,180 @@
+/* What goes on record is what the kernel says is registered, on real mappings of this process.
+ */
+#include "pager.h"
+#include "settle.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { PAGES = 8 };
+
+struct area {
+	struct graveyard graveyard;
+	struct client client;
+	uint8_t *memory;
+	uint64_t start;
+};
+
+/* The store counts nothing here, and nothing is put back. */
+void store_ref(struct store *s, blob_t b)
+{
+	(void)s;
+	(void)b;
+}
+
+int pager_restore(
+	struct pager *p, struct client *c, uint64_t addr, unsigned pages, unsigned *ret_pages)
+{
+	(void)p;
+	(void)c;
+	(void)addr;
+	(void)pages;
+	*ret_pages = 0;
+	return 0;
+}
+
+static int setup(void **state)
+{
+	struct area *a = calloc(1, sizeof(*a));
+	int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+	a->client.uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	close(device);
+	a->client.procdir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	/* Room on both sides, so that no neighbour is merged with. */
+	a->memory = mmap(
+		NULL, (PAGES + 2) * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	a->memory += PAGE_SIZE;
+	mprotect(a->memory, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE);
+	a->start = (uintptr_t)a->memory;
+	graveyard_init(&a->graveyard, NULL);
+	space_init(&a->client.space, &a->graveyard);
+	*state = a;
+	return uffd_api(a->client.uffd);
+}
+
+static int teardown(void **state)
+{
+	struct area *a = *state;
+
+	uffd_unregister(a->client.uffd, a->start, PAGES * PAGE_SIZE);
+	munmap(a->memory - PAGE_SIZE, (PAGES + 2) * PAGE_SIZE);
+	space_done(&a->client.space);
+	for (struct leaf *l = graveyard_take(&a->graveyard), *next; l; l = next) {
+		next = l->next;
+		leaf_free(&a->graveyard, l);
+	}
+	close(a->client.uffd);
+	close(a->client.procdir);
+	free(a);
+	return 0;
+}
+
+static uint64_t page(const struct area *a, unsigned i)
+{
+	return a->start + i * PAGE_SIZE;
+}
+
+static int register_all(struct area *a)
+{
+	return uffd_register(
+		a->client.uffd, a->start, PAGES * PAGE_SIZE, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+/* /proc showed one mapping; by the time it is registered, its middle is gone. */
+static void a_hole_is_never_on_record(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+
+	munmap(a->memory + 3 * PAGE_SIZE, 2 * PAGE_SIZE);
+	assert_int_equal(register_all(a), 0);
+	assert_int_equal(settle_range(&a->client, a->start, page(a, PAGES)), 0);
+	assert_non_null(space_region_at(s, page(a, 2)));
+	assert_null(space_region_at(s, page(a, 3)));
+	assert_null(space_region_at(s, page(a, 4)));
+	assert_non_null(space_region_at(s, page(a, 5)));
+	space_check(s);
+}
+
+/* What was on record here is of a mapping that is no more: this one isn't registered. */
+static void what_is_not_registered_goes_off_record(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+
+	assert_int_equal(uffd_register(a->client.uffd, a->start, 2 * PAGE_SIZE,
+				 UFFDIO_REGISTER_MODE_MISSING),
+		0);
+	space_region_add(s, a->start, page(a, PAGES));
+	space_set_state(s, page(a, 5), PAGE_RESIDENT);
+	assert_int_equal(settle_range(&a->client, a->start, page(a, PAGES)), 0);
+	assert_non_null(space_region_at(s, page(a, 1)));
+	assert_null(space_region_at(s, page(a, 2)));
+	assert_int_equal(entry_state(space_entry(s, page(a, 5))), PAGE_ABSENT);
+}
+
+/* Rule 6, with the kernel's word: the UNMAP was of an older mapping, for this one is
+ * registered. */
+static void a_doubtful_unmap_of_what_is_registered_is_undone(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	uint64_t from = a->start - 64 * BLOCK_SIZE; /* where it was moved from */
+	struct leaf *leaf;
+
+	assert_int_equal(register_all(a), 0);
+	space_region_add(s, from, from + PAGES * PAGE_SIZE);
+	leaf = space_leaf(s, (from + PAGE_SIZE) >> BLOCK_SHIFT);
+	space_set(s, (from + PAGE_SIZE) >> BLOCK_SHIFT, leaf,
+		(unsigned)((from + PAGE_SIZE) / PAGE_SIZE % BLOCK_PAGES),
+		entry_make(PAGE_STORED, 77));
+	space_remap(s, from, a->start, PAGES * PAGE_SIZE);
+	space_unmap(s, a->start, page(a, PAGES)); /* older than the move, but read after it */
+	assert_int_equal(entry_state(space_entry(s, page(a, 1))), PAGE_ABSENT);
+
+	assert_int_equal(settle_doubt(&a->client), 0);
+	assert_int_equal(entry_value(space_entry(s, page(a, 1))), 77);
+	assert_int_equal(entry_state(space_entry(s, page(a, 1))), PAGE_STORED);
+	assert_non_null(space_region_at(s, page(a, 1)));
+	assert_false(space_in_doubt(s));
+}
+
+/* The same events, the other way round in truth: nothing is registered there any more. */
+static void a_doubtful_unmap_of_what_is_gone_stands(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	uint64_t from = a->start - 64 * BLOCK_SIZE;
+
+	space_region_add(s, from, from + PAGES * PAGE_SIZE);
+	space_remap(s, from, a->start, PAGES * PAGE_SIZE);
+	space_unmap(s, a->start, page(a, PAGES));
+	assert_int_equal(settle_doubt(&a->client), 0);
+	assert_null(space_region_at(s, page(a, 1)));
+	assert_false(space_in_doubt(s));
+}
+
+int main(void)
+{
+	if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
+		puts("skipped: /dev/userfaultfd can't be opened: not root, or no such device");
+		return 77;
+	}
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(a_hole_is_never_on_record),
+		T(what_is_not_registered_goes_off_record),
+		T(a_doubtful_unmap_of_what_is_registered_is_undone),
+		T(a_doubtful_unmap_of_what_is_gone_stands),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
