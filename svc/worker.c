@@ -26,7 +26,6 @@
 
 enum {
 	EVENTS = 64,
-	PLACE_BITS = 24, /* of a client's token: 16 million at once */
 	/* Handshakes under way; more wait in the listen queue. */
 	ATTACHMENTS_MAX = 256,
 	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
@@ -81,7 +80,7 @@ uint64_t worker_now_ms(void)
 	return worker_now_ns() / 1000000;
 }
 
-/* ---- the table of clients ---- */
+/* ---- clients come and go ---- */
 
 void worker_kick(struct worker *w)
 {
@@ -96,70 +95,16 @@ void worker_retry_later(struct worker *w, struct client *c)
 	readers_retry(w->readers);
 }
 
-struct client *worker_new_client(struct worker *w, int uffd)
-{
-	pthread_mutex_lock(&w->lock);
-	uint64_t id = ++w->next_client_id;
-	pthread_mutex_unlock(&w->lock);
-	return client_new(w, id, uffd);
-}
-
 static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)
 {
 	struct epoll_event e = {.events = events, .data.u64 = data};
 	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
 }
 
-/* Under the lock. */
-static void take_place(struct worker *w, struct client *c)
-{
-	size_t i = 0;
-
-	while (i < w->place_count && w->place[i])
-		i++;
-	while (i == w->place_count) {
-		size_t room = w->place_count ? w->place_count * 2 : 64;
-		struct client **more = realloc(w->place, room * sizeof(struct client *));
-		if (!more)
-			continue;
-		memset(more + w->place_count, 0,
-			(room - w->place_count) * sizeof(struct client *));
-		w->place = more;
-		w->place_count = room;
-	}
-	w->place[i] = c;
-	c->token = c->id << PLACE_BITS | i;
-}
-
-struct client *worker_by_token(struct worker *w, uint64_t token)
-{
-	size_t i = token & ((1U << PLACE_BITS) - 1);
-
-	pthread_mutex_lock(&w->lock);
-	struct client *c = i < w->place_count ? w->place[i] : NULL;
-	if (c && c->token != token)
-		c = NULL;
-	if (c)
-		client_ref(c);
-	pthread_mutex_unlock(&w->lock);
-	return c;
-}
-
 void worker_publish_client(struct worker *w, struct client *c)
 {
 	client_ref(c); /* once in the table, it can be dropped at any moment */
-	pthread_mutex_lock(&w->lock);
-	while (w->client_count == w->client_room) {
-		size_t room = w->client_room ? w->client_room * 2 : 64;
-		struct client **more = realloc(w->client, room * sizeof(struct client *));
-		if (more) {
-			w->client = more;
-			w->client_room = room;
-		}
-	}
-	w->client[w->client_count++] = c;
-	take_place(w, c);
-	pthread_mutex_unlock(&w->lock);
+	worker_table_add(w, c);
 
 	int r = readers_add(w->readers, c);
 	if (r == 0 && c->socket >= 0)
@@ -173,52 +118,6 @@ void worker_publish_client(struct worker *w, struct client *c)
 	worker_kick(w); /* the sweep's timer may be needed now */
 }
 
-int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
-{
-	pthread_mutex_lock(&w->lock);
-	size_t count = w->client_count;
-	struct client **copy = malloc((count ? count : 1) * sizeof(struct client *));
-	for (size_t i = 0; copy && i < count; i++) {
-		copy[i] = w->client[i];
-		client_ref(copy[i]);
-	}
-	pthread_mutex_unlock(&w->lock);
-	if (!copy)
-		return -ENOMEM;
-	*ret = copy;
-	*ret_count = count;
-	return 0;
-}
-
-static struct client *find_by_id(struct worker *w, uint64_t id)
-{
-	struct client *found = NULL;
-
-	pthread_mutex_lock(&w->lock);
-	for (size_t i = 0; i < w->client_count && !found; i++)
-		if (w->client[i]->id == id)
-			found = w->client[i];
-	if (found)
-		client_ref(found);
-	pthread_mutex_unlock(&w->lock);
-	return found;
-}
-
-struct client *worker_find(struct worker *w, pid_t pid)
-{
-	struct client *found = NULL;
-
-	pthread_mutex_lock(&w->lock);
-	for (size_t i = 0; i < w->client_count; i++)
-		if (w->client[i]->pid == pid && client_state(w->client[i]) != CLIENT_GONE)
-			found = w->client[i]; /* the newest: an exec leaves the old one for a
-						 moment */
-	if (found)
-		client_ref(found);
-	pthread_mutex_unlock(&w->lock);
-	return found;
-}
-
 void worker_drop_client(struct worker *w, struct client *c)
 {
 	if (c->socket >= 0)
@@ -227,14 +126,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
 
-	pthread_mutex_lock(&w->lock);
-	for (size_t i = 0; i < w->client_count; i++)
-		if (w->client[i] == c) {
-			w->client[i] = w->client[--w->client_count];
-			w->place[c->token & ((1U << PLACE_BITS) - 1)] = NULL;
-			break;
-		}
-	pthread_mutex_unlock(&w->lock);
+	worker_table_remove(w, c);
 
 	/* An eviction that is under way finds an empty space. */
 	pthread_mutex_lock(&c->gate);
@@ -311,7 +203,7 @@ static void sweep_and_arm(struct worker *w)
 
 static void on_agent(struct worker *w, uint64_t id)
 {
-	struct client *c = find_by_id(w, id);
+	struct client *c = worker_by_id(w, id);
 	char byte;
 
 	if (!c)
@@ -331,7 +223,7 @@ static void on_agent(struct worker *w, uint64_t id)
 
 static void on_program(struct worker *w, uint64_t id)
 {
-	struct client *c = find_by_id(w, id);
+	struct client *c = worker_by_id(w, id);
 
 	if (!c)
 		return;

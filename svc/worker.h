@@ -79,7 +79,12 @@ void worker_publish_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
+struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or NULL */
 struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
 struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */
+
+/* For publish and drop: the table takes the caller's reference, and lets go of it unused. */
+void worker_table_add(struct worker *w, struct client *c);
+void worker_table_remove(struct worker *w, struct client *c);
 
 #endif

@@ -1,0 +1,125 @@
+/* The table of clients: all of it under worker.lock, which is held for moments only. */
+#include "worker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PLACE_BITS = 24 /* of a client's token: 16 million at once */ };
+
+struct client *worker_new_client(struct worker *w, int uffd)
+{
+	pthread_mutex_lock(&w->lock);
+	uint64_t id = ++w->next_client_id;
+	pthread_mutex_unlock(&w->lock);
+	return client_new(w, id, uffd);
+}
+
+/* Under the lock. */
+static void take_place(struct worker *w, struct client *c)
+{
+	size_t i = 0;
+
+	while (i < w->place_count && w->place[i])
+		i++;
+	while (i == w->place_count) {
+		size_t room = w->place_count ? w->place_count * 2 : 64;
+		struct client **more = realloc(w->place, room * sizeof(struct client *));
+		if (!more)
+			continue;
+		memset(more + w->place_count, 0,
+			(room - w->place_count) * sizeof(struct client *));
+		w->place = more;
+		w->place_count = room;
+	}
+	w->place[i] = c;
+	c->token = c->id << PLACE_BITS | i;
+}
+
+void worker_table_add(struct worker *w, struct client *c)
+{
+	pthread_mutex_lock(&w->lock);
+	while (w->client_count == w->client_room) {
+		size_t room = w->client_room ? w->client_room * 2 : 64;
+		struct client **more = realloc(w->client, room * sizeof(struct client *));
+		if (more) {
+			w->client = more;
+			w->client_room = room;
+		}
+	}
+	w->client[w->client_count++] = c;
+	take_place(w, c);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void worker_table_remove(struct worker *w, struct client *c)
+{
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		if (w->client[i] == c) {
+			w->client[i] = w->client[--w->client_count];
+			w->place[c->token & ((1U << PLACE_BITS) - 1)] = NULL;
+			break;
+		}
+	pthread_mutex_unlock(&w->lock);
+}
+
+struct client *worker_by_token(struct worker *w, uint64_t token)
+{
+	size_t i = token & ((1U << PLACE_BITS) - 1);
+
+	pthread_mutex_lock(&w->lock);
+	struct client *c = i < w->place_count ? w->place[i] : NULL;
+	if (c && c->token != token)
+		c = NULL;
+	if (c)
+		client_ref(c);
+	pthread_mutex_unlock(&w->lock);
+	return c;
+}
+
+int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+{
+	pthread_mutex_lock(&w->lock);
+	size_t count = w->client_count;
+	struct client **copy = malloc((count ? count : 1) * sizeof(struct client *));
+	for (size_t i = 0; copy && i < count; i++) {
+		copy[i] = w->client[i];
+		client_ref(copy[i]);
+	}
+	pthread_mutex_unlock(&w->lock);
+	if (!copy)
+		return -ENOMEM;
+	*ret = copy;
+	*ret_count = count;
+	return 0;
+}
+
+struct client *worker_by_id(struct worker *w, uint64_t id)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count && !found; i++)
+		if (w->client[i]->id == id)
+			found = w->client[i];
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
+struct client *worker_find(struct worker *w, pid_t pid)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		if (w->client[i]->pid == pid && client_state(w->client[i]) != CLIENT_GONE)
+			found = w->client[i]; /* the newest: an exec leaves the old one for a
+						 moment */
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
