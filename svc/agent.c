@@ -215,7 +215,7 @@ static void run_orders(const struct agent *a)
 static void agent_wait(const struct agent *a, struct pollfd *fds)
 {
 	struct link_head *head = &a->link->head;
-	uint64_t count;
+	char rung[64];
 
 	atomic_store(&head->asleep, 1);
 	/* An order that was posted before `asleep` could be seen is found here. */
@@ -223,7 +223,9 @@ static void agent_wait(const struct agent *a, struct pollfd *fds)
 		RAWCALL(SYS_ppoll, fds, KEPT_FDS - 1, 0, 0, 0, 0);
 	atomic_store(&head->asleep, 0);
 	if (fds[0].revents & POLLIN)
-		RAWCALL(SYS_read, a->doorbell, &count, sizeof(count), 0, 0, 0);
+		RAWCALL(SYS_read, a->doorbell, rung, sizeof(rung), 0, 0, 0);
+	else if (fds[0].revents)
+		fds[0].fd = -1; /* the service is gone */
 }
 
 int agent_main(void *arg)

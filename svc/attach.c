@@ -1,6 +1,7 @@
 #include "attach.h"
 #include "cleanup.h"
 #include "client.h"
+#include "closer.h"
 #include "log.h"
 #include "order.h"
 #include "pagemap.h"
@@ -15,17 +16,17 @@
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-enum { GROUPS_MAX = 256 };
+enum { GROUPS_MAX = 256, FDS_MAX = 253 /* SCM_MAX_FD */ };
 
 struct attachment {
 	int socket;	       /* owned */
 	int pidfd;	       /* owned: who connected, whatever happens to the number */
 	int procdir;	       /* owned: /proc/PID, bound to the process */
 	int link_fd, doorbell; /* owned, -1 before WELCOME */
+	int bell_read;	       /* owned: the agent's end of the doorbell, until it is sent */
 	struct link *link;     /* owned */
 	struct ucred peer;
 	char exe[256];
@@ -38,13 +39,19 @@ int attach_fd(const struct attachment *a)
 	return a->socket;
 }
 
+uid_t attach_uid(const struct attachment *a)
+{
+	return a->peer.uid;
+}
+
 void attach_free(struct attachment *a)
 {
 	if (!a)
 		return;
 	if (a->link)
 		munmap(a->link, sizeof(*a->link));
-	const int fds[] = {a->socket, a->pidfd, a->procdir, a->link_fd, a->doorbell};
+	closer_close(a->socket);
+	const int fds[] = {a->pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -75,7 +82,7 @@ static int identify(struct attachment *a)
 	snprintf(path, sizeof(path), "/proc/%d", (int)a->peer.pid);
 	a->procdir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (a->procdir < 0)
-		return -errno;
+		return errno == ENOENT ? -ESRCH : -errno;
 	/* Alive after the directory was opened: it is the same process. */
 	return process_alive(a->pidfd) ? 0 : -ESRCH;
 }
@@ -110,7 +117,7 @@ int attach_accept(struct worker *w, struct attachment **ret)
 		return -ENOMEM;
 	}
 	a->socket = fd;
-	a->pidfd = a->procdir = a->link_fd = a->doorbell = -1;
+	a->pidfd = a->procdir = a->link_fd = a->doorbell = a->bell_read = -1;
 	r = identify(a);
 	if (r == 0 && !may_attach(w, a)) {
 		log_debug(
@@ -192,8 +199,14 @@ static int link_new(struct attachment *a)
 	l->head.magic = LINK_MAGIC;
 	l->head.version = LINK_VERSION;
 	a->link = l;
-	a->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return a->doorbell < 0 ? -errno : 0;
+	/* A pipe, of which we keep the writing end: flags that are ours alone, so that no
+	 * client can make us wait in a write. */
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	a->bell_read = ends[0];
+	a->doorbell = ends[1];
+	return 0;
 }
 
 static int send_welcome(struct worker *w, const struct attachment *a)
@@ -203,7 +216,7 @@ static int send_welcome(struct worker *w, const struct attachment *a)
 	struct iovec iov = {&welcome, sizeof(welcome)};
 	const int fds[WELCOME_FDS] = {[WELCOME_FD_DEVICE] = w->device,
 		[WELCOME_FD_LINK] = a->link_fd,
-		[WELCOME_FD_DOORBELL] = a->doorbell};
+		[WELCOME_FD_DOORBELL] = a->bell_read};
 	union {
 		struct cmsghdr head;
 		char space[CMSG_SPACE(sizeof(fds))];
@@ -216,7 +229,7 @@ static int send_welcome(struct worker *w, const struct attachment *a)
 		.msg_controllen = sizeof(control)};
 
 	memcpy(CMSG_DATA(&control.head), fds, sizeof(fds));
-	return sendmsg(a->socket, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+	return sendmsg(a->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 static int on_hello(struct worker *w, struct attachment *a, const struct message_hello *hello)
@@ -235,7 +248,9 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 	/* From here on the kernel says who sends: the agent, by its number in our namespace. */
 	if (setsockopt(a->socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
 		return -errno;
-	return send_welcome(w, a);
+	r = send_welcome(w, a);
+	close(steal_fd(&a->bell_read));
+	return r;
 }
 
 /* ---- READY ---- */
@@ -294,11 +309,16 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	c->doorbell = steal_fd(&a->doorbell);
 	c->procdir = steal_fd(&a->procdir);
 	c->pidfd = steal_fd(&a->pidfd);
+	/* Both are bound to the address space that is there at open; the proof covers both, for
+	 * an exec between the two would make it fail. */
+	c->mem = open_at(c->procdir, "mem", O_RDONLY);
 	c->pagemap = open_at(c->procdir, "pagemap", O_RDONLY);
-
-	r = c->pagemap < 0		    ? c->pagemap
-	    : !shares_memory(c->pid, agent) ? -ESRCH /* it execed meanwhile, mostly */
-					    : uffd_api(uffd);
+	if (c->mem < 0 || c->pagemap < 0)
+		r = c->mem < 0 ? c->mem : c->pagemap;
+	else if (!shares_memory(c->pid, agent))
+		r = -ESRCH; /* it execed meanwhile, mostly */
+	else
+		r = uffd_api(uffd);
 	if (r == 0)
 		r = prove_memory(c);
 	if (r < 0) {
@@ -325,7 +345,7 @@ static int on_ready(struct worker *w, struct attachment *a, const struct message
 		r = -errno;
 	else
 		goto sane;
-	close(uffd);
+	closer_close(uffd);
 	order_exit(a->link, a->doorbell);
 	return r;
 sane:
@@ -371,17 +391,20 @@ static void take_control(struct msghdr *msg, struct received *m)
 				if (m->fds++ == 0)
 					m->fd = fd;
 				else
-					close(fd);
+					closer_close(fd);
 			}
 		}
 	}
 }
 
-static int receive(int socket, struct received *m)
+static int receive(int socket_fd, struct received *m)
 {
 	union {
 		struct cmsghdr head;
-		char space[CMSG_SPACE(4 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+		/* As many as one message can carry: what is cut off is closed by the kernel,
+		 * here. */
+		char space[CMSG_SPACE(FDS_MAX * sizeof(int)) +
+			   CMSG_SPACE(sizeof(struct ucred))];
 	} control;
 	struct iovec iov = {&m->body, sizeof(m->body)};
 	struct msghdr msg = {.msg_iov = &iov,
@@ -391,7 +414,7 @@ static int receive(int socket, struct received *m)
 
 	memset(m, 0, sizeof(*m));
 	m->fd = -1;
-	m->size = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	m->size = recvmsg(socket_fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (m->size < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	take_control(&msg, m);
@@ -423,6 +446,15 @@ static const char *reason(int r)
 	}
 }
 
+bool attach_discard(int socket_fd)
+{
+	struct received m;
+	int r = receive(socket_fd, &m);
+
+	closer_close(m.fd);
+	return r != -EPIPE && r != -ECONNRESET;
+}
+
 int attach_advance(struct worker *w, struct attachment *a)
 {
 	struct received m;
@@ -442,8 +474,7 @@ int attach_advance(struct worker *w, struct attachment *a)
 		else
 			r = -EBADMSG;
 	}
-	if (m.fd >= 0)
-		close(m.fd);
+	closer_close(m.fd);
 	if (r == 0)
 		return 0;
 	if (r < 0)

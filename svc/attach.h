@@ -2,6 +2,9 @@
 #ifndef LARDER_ATTACH_H
 #define LARDER_ATTACH_H
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 struct worker;
 struct attachment;
 
@@ -9,10 +12,15 @@ struct attachment;
  * turned away. */
 int attach_accept(struct worker *w, struct attachment **ret);
 int attach_fd(const struct attachment *a);
+uid_t attach_uid(const struct attachment *a);
 
 /* The socket is readable or hung up. 0: wait for more. 1: done, with or without a new client.
  * Negative errno: failed. In the last two cases the attachment is over and freed. */
 int attach_advance(struct worker *w, struct attachment *a);
 void attach_free(struct attachment *a);
+
+/* Reads one message of an attached client's agent, and throws it away with all that came with
+ * it. False: the other end is gone. */
+bool attach_discard(int socket_fd);
 
 #endif

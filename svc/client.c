@@ -1,4 +1,5 @@
 #include "client.h"
+#include "closer.h"
 #include "space_internal.h"
 #include "worker.h"
 
@@ -26,7 +27,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	c->worker = w;
 	c->id = id;
 	c->uffd = uffd;
-	c->pidfd = c->procdir = c->pagemap = c->socket = c->link_fd = c->doorbell = -1;
+	c->pidfd = c->procdir = c->pagemap = c->mem = c->socket = c->link_fd = c->doorbell = -1;
 	c->born_ms = worker_now_ms();
 	atomic_init(&c->refs, 1);
 	atomic_init(&c->state, CLIENT_ATTACHING);
@@ -57,8 +58,9 @@ void client_unref(struct client *c)
 	free(c->unneeded);
 	if (c->link)
 		munmap(c->link, sizeof(*c->link));
+	closer_close(c->socket);
 	const int fds[] = {
-		c->uffd, c->pidfd, c->procdir, c->pagemap, c->socket, c->link_fd, c->doorbell};
+		c->uffd, c->pidfd, c->procdir, c->pagemap, c->mem, c->link_fd, c->doorbell};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);

@@ -58,7 +58,7 @@ struct client {
 	_Atomic uint32_t refs;
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
-	int uffd, pidfd, procdir, pagemap, socket, link_fd, doorbell;
+	int uffd, pidfd, procdir, pagemap, mem, socket, link_fd, doorbell;
 	_Atomic pid_t agent_pid; /* as we see it; 0 = no agent */
 	struct link *link;	 /* owned mapping; NULL = none */
 	uint64_t staging, bell;	 /* addresses in the client */

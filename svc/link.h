@@ -66,7 +66,7 @@ struct link_head {
 	uint32_t busy_pages; /* refused with EBUSY: shared or pinned */
 	uint64_t moved[LINK_SLOTS /
 		       64];	 /* bit i: slot i holds its page, and its bytes are copied */
-	_Atomic uint32_t asleep; /* the agent sleeps in poll: an order needs the eventfd */
+	_Atomic uint32_t asleep; /* the agent sleeps in poll: an order needs the doorbell */
 	_Atomic uint32_t
 		closed; /* by the service: nothing is managed any more, ask for nothing */
 	_Atomic uint32_t exit;	  /* by the service: the agent ends */

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,11 +52,17 @@ static bool wait_answer(struct client *c, unsigned timeout_ms)
 	return answered(c);
 }
 
+static void ring_agent(int doorbell)
+{
+	/* Full: it was rung already. Broken: there is no agent; its answer will not come. */
+	if (write(doorbell, "o", 1) < 0 && errno != EAGAIN && errno != EPIPE)
+		log_debug("an agent's doorbell: %s", strerror(errno));
+}
+
 static void post(
 	struct client *c, enum link_op op, uint64_t addr, unsigned slot, unsigned pages)
 {
 	struct link_head *head = &c->link->head;
-	uint64_t one = 1;
 
 	head->op = op;
 	head->addr = addr;
@@ -65,8 +70,8 @@ static void post(
 	head->pages = pages;
 	c->clock++;
 	atomic_store(&head->seq, ++c->order_seq);
-	if (atomic_load(&head->asleep) && write(c->doorbell, &one, sizeof(one)) < 0)
-		log_warn("client %d: the agent's eventfd: %s", (int)c->pid, strerror(errno));
+	if (atomic_load(&head->asleep))
+		ring_agent(c->doorbell);
 }
 
 void order_busy(struct client *c, bool busy)
@@ -87,20 +92,15 @@ void order_close(struct client *c)
 	uffd_unregister(c->uffd, c->staging, sizeof(c->link->data));
 }
 
-/* Copies what staging holds into the link, in the agent's stead. Staging is unregistered and
- * present: reading it waits for nobody. */
-static int copy_for_agent(struct client *c, unsigned first, unsigned count)
+/* Copies what staging holds into the link, in the agent's stead. By the descriptor, not by pid:
+ * that number may be another process's by now, or the process another program. */
+static int copy_for_agent(struct client *c, unsigned slot)
 {
-	struct iovec local = {c->link->data[first], count * PAGE_SIZE};
-	struct iovec remote = {
-		(void *)(uintptr_t)(c->staging + first * PAGE_SIZE), count * PAGE_SIZE};
-	const pid_t holder[] = {c->agent_pid, c->pid};
+	ssize_t n = pread(
+		c->mem, c->link->data[slot], PAGE_SIZE, (off_t)(c->staging + slot * PAGE_SIZE));
 
-	/* A leader that has exited has no memory to look into; the agent shares it. */
-	for (size_t i = 0; i < sizeof(holder) / sizeof(holder[0]); i++)
-		if (process_vm_readv(holder[i], &local, 1, &remote, 1, 0) ==
-			(ssize_t)(count * PAGE_SIZE))
-			return 0;
+	if (n == (ssize_t)PAGE_SIZE)
+		return 0;
 	return pagemap_alive(c->pagemap) ? -EIO : -ESRCH;
 }
 
@@ -118,7 +118,7 @@ static int revoke_order(
 	for (unsigned i = 0; i < count; i++) {
 		if (here[i] == PAGE_NONE)
 			continue;
-		r = copy_for_agent(c, first + i, 1);
+		r = copy_for_agent(c, first + i);
 		if (r < 0)
 			return r;
 		res->moved[(first + i) / 64] |= 1ULL << (first + i) % 64;
@@ -174,11 +174,8 @@ int order_zap(struct client *c)
 
 void order_exit(struct link *link, int doorbell)
 {
-	uint64_t one = 1;
-
 	if (!link || doorbell < 0)
 		return;
 	atomic_store(&link->head.exit, 1);
-	if (write(doorbell, &one, sizeof(one)) < 0)
-		log_debug("an agent can't be told to end: %s", strerror(errno));
+	ring_agent(doorbell);
 }

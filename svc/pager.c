@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
@@ -317,7 +318,9 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 static int read_some(struct pager *p, struct client *c)
 {
 	struct uffd_msg msg[PAGER_MESSAGES];
-	ssize_t n = read(c->uffd, msg, sizeof(msg));
+	struct iovec iov = {msg, sizeof(msg)};
+	/* Not by O_NONBLOCK: that is a flag of the open file, which the client has too. */
+	ssize_t n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 
 	/* A FORK stays queued, and its client waits, until there is room. */
 	c->fork_waits = n < 0 && (errno == EMFILE || errno == ENFILE);

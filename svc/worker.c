@@ -28,6 +28,7 @@ enum {
 	EVENTS = 64,
 	/* Handshakes under way; more wait in the listen queue. */
 	ATTACHMENTS_MAX = 256,
+	HANDSHAKES_A_USER = 64,
 	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
 	 * whose agent takes a moment to follow its program. */
 	SWEEP_S = 1,
@@ -204,14 +205,13 @@ static void sweep_and_arm(struct worker *w)
 static void on_agent(struct worker *w, uint64_t id)
 {
 	struct client *c = worker_by_id(w, id);
-	char byte;
 
 	if (!c)
 		return;
-	ssize_t n = recv(c->socket, &byte, 1, MSG_DONTWAIT);
-	if (n > 0) {
+	/* All it ever says is that its exec pipe hung up. */
+	if (attach_discard(c->socket)) {
 		end_if_execed(c);
-	} else if (n == 0 || errno != EAGAIN) {
+	} else {
 		/* The agent is gone; the program mostly too. If not, it is served, but no more
 		 * is taken. */
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
@@ -266,9 +266,30 @@ static void listen_again(struct loop *l, bool on)
 		arm_timer(l->w);
 }
 
+/* Room for one more: nobody keeps others out by connecting and saying nothing. The oldest of
+ * this user's goes when it has too many, else the oldest of all. */
+static void make_room(struct loop *l, uid_t uid)
+{
+	size_t own = 0, oldest = 0, oldest_own = 0;
+
+	for (size_t i = l->handshakes; i-- > 0;) {
+		if (l->handshake[i].id < l->handshake[oldest].id)
+			oldest = i;
+		if (attach_uid(l->handshake[i].attachment) != uid)
+			continue;
+		if (own++ == 0 || l->handshake[i].id < l->handshake[oldest_own].id)
+			oldest_own = i;
+	}
+	if (own < HANDSHAKES_A_USER && l->handshakes < ATTACHMENTS_MAX)
+		return;
+	size_t which = own >= HANDSHAKES_A_USER ? oldest_own : oldest;
+	attach_free(l->handshake[which].attachment);
+	end_handshake(l, which);
+}
+
 static void on_attach(struct loop *l)
 {
-	while (l->handshakes < ATTACHMENTS_MAX) {
+	for (unsigned i = 0; i < ATTACHMENTS_MAX; i++) {
 		struct attachment *a;
 		int r = attach_accept(l->w, &a);
 
@@ -282,6 +303,7 @@ static void on_attach(struct loop *l)
 		}
 		if (!a)
 			continue;
+		make_room(l, attach_uid(a));
 		uint64_t id = ++l->next_id;
 		l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
 		if (l->handshakes == 1)
@@ -293,7 +315,6 @@ static void on_attach(struct loop *l)
 			end_handshake(l, l->handshakes - 1);
 		}
 	}
-	listen_again(l, false);
 }
 
 static void on_handshake(struct loop *l, uint64_t id)

@@ -498,8 +498,11 @@ static void set_blocking(int fd)
 /* Flags belong to the open file, which both have: reading the userfaultfd waits from now on. */
 static void serve_blocking(struct hostile *h)
 {
-	set_blocking(h->uffd);
-	serve_nothing(h);
+	/* Again and again, for the service makes it non-blocking when it takes it. */
+	for (;;) {
+		set_blocking(h->uffd);
+		sched_yield();
+	}
 }
 
 static void blocking(void)
