@@ -8,6 +8,7 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -271,6 +272,8 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 {
 	struct client *child = worker_new_client(p->worker, ufd);
 
+	/* Inherited from how the client made the first one. */
+	fcntl(ufd, F_SETFL, O_NONBLOCK);
 	child->parent = c->id;
 	child->uid = c->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
@@ -319,9 +322,14 @@ static int read_some(struct pager *p, struct client *c)
 {
 	struct uffd_msg msg[PAGER_MESSAGES];
 	struct iovec iov = {msg, sizeof(msg)};
-	/* Not by O_NONBLOCK: that is a flag of the open file, which the client has too. */
-	ssize_t n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
+	ssize_t n;
 
+	/* O_NONBLOCK is a flag of the open file, which an attached client has too: it can't be
+	 * relied on. A forked child's file is ours alone, and doesn't take RWF_NOWAIT. */
+	if (c->parent)
+		n = read(c->uffd, msg, sizeof(msg));
+	else
+		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 	/* A FORK stays queued, and its client waits, until there is room. */
 	c->fork_waits = n < 0 && (errno == EMFILE || errno == ENFILE);
 	if (n < 0)
