@@ -384,15 +384,13 @@ static void take_control(struct msghdr *msg, struct received *m)
 			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
 			m->sender = cred.pid;
 		} else if (c->cmsg_type == SCM_RIGHTS) {
+			int fds[FDS_MAX];
 			size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			for (size_t i = 0; i < n; i++) {
-				int fd;
-				memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-				if (m->fds++ == 0)
-					m->fd = fd;
-				else
-					closer_close(fd);
-			}
+			memcpy(fds, CMSG_DATA(c), n * sizeof(int));
+			/* The kernel makes it one message's worth at most, in one piece. */
+			m->fds = (unsigned)n;
+			m->fd = n > 0 ? fds[0] : -1;
+			closer_close_all(fds + 1, n > 1 ? (unsigned)n - 1 : 0);
 		}
 	}
 }
