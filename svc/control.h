@@ -66,7 +66,7 @@ struct release_result {
  * evict takes it over again. */
 int control_release(struct worker *w, pid_t pid, struct release_result *ret);
 
-/* pid_t 0 releases nothing; -ENOENT: no config file was given. On -EINVAL message says the
+/* -ENOENT: no config file was given. On -EINVAL message says the
  * file, line and reason, and the old settings stay. */
 int control_reload(struct worker *w, char *message, size_t size);
 

@@ -15,7 +15,7 @@
  * the order ring and the completion ring are one entry each.
  *
  *   service                                  agent
- *   fill order, store seq = n (release)  ->  sees seq != done_seq (spins, or the eventfd woke
+ *   fill order, store seq = n (release)  ->  sees seq != done_seq (spins, or the doorbell woke
  * it) does it, fills moved, error sees done_seq == n (acquire)         <-  stores done_seq = n
  * (release), FUTEX_WAKE if waiting
  *

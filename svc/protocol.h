@@ -1,7 +1,7 @@
 /* Messages on attach.sock (SOCK_SEQPACKET), one exchange a program start:
  *
  *   shim    -> HELLO              who wants in (the kernel says which process)
- *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, eventfd for
+ *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, a pipe's reading end for
  * orders agent   -> READY              + descriptor: the userfaultfd
  *
  * or the service just closes: the program is not managed. The socket then stays with the agent;
