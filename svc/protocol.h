@@ -1,8 +1,9 @@
 /* Messages on attach.sock (SOCK_SEQPACKET), one exchange a program start:
  *
  *   shim    -> HELLO              who wants in (the kernel says which process)
- *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, a pipe's reading
- * end for orders agent   -> READY              + descriptor: the userfaultfd
+ *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, doorbell (the
+ *                                   reading end of a pipe: an order is posted)
+ *   agent   -> READY              + descriptor: the userfaultfd
  *
  * or the service just closes: the program is not managed. The socket then stays with the agent;
  * its end tells the service that the agent is gone, and the agent that the service is. */
