@@ -14,10 +14,12 @@
  * One order is outstanding at a time (DESIGN rule 2: posted only when the agent is idle), so
  * the order ring and the completion ring are one entry each.
  *
- *   service                                  agent
- *   fill order, store seq = n (release)  ->  sees seq != done_seq (spins, or the doorbell woke
- * it) does it, fills moved, error sees done_seq == n (acquire)         <-  stores done_seq = n
- * (release), FUTEX_WAKE if waiting
+ *   service                          agent
+ *   fills order, stores seq = n  -->  sees seq != done_seq: it spins, or the doorbell wakes it
+ *                                     does it, fills moved, error
+ *   sees done_seq == n           <--  stores done_seq = n, wakes the service if it waits
+ *
+ * (seq and done_seq: release on store, acquire on load.)
  *
  * The service trusts nothing in here: it reads each completion field once, checks their
  * range, and takes addresses only from its own memory. */
