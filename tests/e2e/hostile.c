@@ -5,46 +5,30 @@
  * It prints "ready" when it has done its worst, or is about to. Modes that the service must
  * turn away check that it does, and end: 0, or 1 and a reason. The others go on until they are
  * killed. Nothing here waits for a time, but for what the service does. */
-#include "kernel.h"
-#include "link.h"
-#include "protocol.h"
+#include "hostile.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/un.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum {
-	BLOCK = 2 << 20,
-	STAGING = LINK_SLOTS * LINK_PAGE,
-	PREY = 8 * BLOCK, /* what there is to evict */
-	/* Longer than anything that works takes on a busy machine. */
-	PATIENCE_MS = 60000,
 	GARBAGE_ROUNDS = 300,
 	CONNECTIONS = 400,
+	LINGERING = 16,
 	MESSAGE_MAX = 20000,
-	FDS_MAX = 200,
 };
-
-static void die(const char *what)
-{
-	fprintf(stderr, "hostile: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
 
 static void ready(void)
 {
@@ -59,217 +43,11 @@ static void stay(void)
 		pause();
 }
 
-/* ---- chance ---- */
-
-static uint64_t chance = 1;
-
-static uint64_t roll(void)
-{
-	chance ^= chance << 13;
-	chance ^= chance >> 7;
-	chance ^= chance << 17;
-	return chance;
-}
-
-static void roll_bytes(void *to, size_t n)
-{
-	for (uint8_t *p = to; n > 0; n--)
-		*p++ = (uint8_t)(roll() >> 32);
-}
-
-/* ---- the protocol ---- */
-
-struct hostile {
-	int socket, uffd;
-	int fds[WELCOME_FDS];
-	struct link *link;
-	uint8_t *staging, *bell, *prey;
-};
-
-static int dial(void)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	const char *dir = getenv("LARDER_RUNTIME_DIR");
-	int n = snprintf(
-		addr.sun_path, sizeof(addr.sun_path), "%s/attach.sock", dir ? dir : "");
-
-	if (fd < 0 || n < 0 || (size_t)n >= sizeof(addr.sun_path) ||
-		connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		die("connect");
-	return fd;
-}
-
-/* The service may have hung up already: that is for the caller to find out. */
-static void say(int fd, const void *body, size_t size, const int *fds, size_t count)
-{
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
-	} control = {.head = {.cmsg_len = CMSG_LEN(count * sizeof(int)),
-			     .cmsg_level = SOL_SOCKET,
-			     .cmsg_type = SCM_RIGHTS}};
-	struct iovec iov = {(void *)(uintptr_t)body, size};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (count > 0) {
-		memcpy(CMSG_DATA(&control.head), fds, count * sizeof(int));
-		msg.msg_control = &control;
-		msg.msg_controllen = CMSG_SPACE(count * sizeof(int));
-	}
-	if (sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
-		die("sendmsg");
-}
-
-static void say_hello(int fd)
-{
-	const struct message_hello hello = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
-	say(fd, &hello, sizeof(hello), NULL, 0);
-}
-
-static bool take_welcome(int fd, int *fds)
-{
-	struct message_welcome welcome;
-	struct iovec iov = {&welcome, sizeof(welcome)};
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(WELCOME_FDS * sizeof(int))];
-	} control;
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control)};
-
-	if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != sizeof(welcome) || !CMSG_FIRSTHDR(&msg))
-		return false;
-	memcpy(fds, CMSG_DATA(&control.head), WELCOME_FDS * sizeof(int));
-	return true;
-}
-
-static int new_uffd(const struct hostile *h)
-{
-	int fd = ioctl(h->fds[WELCOME_FD_DEVICE], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		die("userfaultfd");
-	return fd;
-}
-
-static void *map(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		die("mmap");
-	return p;
-}
-
-static uint8_t *map_aligned(size_t size)
-{
-	uintptr_t p = (uintptr_t)map(size + BLOCK);
-	return (uint8_t *)((p + BLOCK - 1) & ~(uintptr_t)(BLOCK - 1));
-}
-
-/* Up to WELCOME, with all that READY needs. */
-static struct hostile introduce(void)
-{
-	struct hostile h = {.socket = dial()};
-
-	say_hello(h.socket);
-	if (!take_welcome(h.socket, h.fds))
-		die("no WELCOME");
-	h.uffd = new_uffd(&h);
-	h.link = mmap(NULL, sizeof(*h.link), PROT_READ | PROT_WRITE, MAP_SHARED,
-		h.fds[WELCOME_FD_LINK], 0);
-	if (h.link == MAP_FAILED)
-		die("mmap");
-	h.staging = map_aligned(STAGING);
-	h.bell = map(LINK_PAGE);
-	*h.bell = 1;
-	return h;
-}
-
-static void say_ready(
-	const struct hostile *h, uint64_t staging, uint64_t bell, const int *fds, size_t count)
-{
-	const struct message_ready m = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_READY},
-		.staging = staging,
-		.bell = bell};
-	say(h->socket, &m, sizeof(m), fds, count);
-}
-
-/* The service must have closed, and within reason. */
-static void expect_end(int fd, const char *what)
-{
-	struct pollfd p = {.fd = fd, .events = POLLIN};
-	char byte;
-
-	while (poll(&p, 1, PATIENCE_MS) > 0) {
-		ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
-		if (n == 0 || (n < 0 && errno == ECONNRESET)) {
-			close(fd);
-			return;
-		}
-		/* A WELCOME that was under way: its descriptors go with it. */
-		if (n < 0 && errno != EAGAIN)
-			break;
-	}
-	errno = ETIME;
-	die(what);
-}
-
-static void forget(struct hostile *h)
-{
-	munmap(h->link, sizeof(*h->link));
-	close(h->uffd);
-	for (int i = 0; i < WELCOME_FDS; i++)
-		close(h->fds[i]);
-}
-
-/* ---- the agent: a process of its own, which shares the memory but no descriptors ---- */
-
-struct agent {
-	struct hostile h;
-	void (*serve)(struct hostile *h);
-	_Atomic bool said;
-};
-
 static void serve_nothing(struct hostile *h)
 {
 	(void)h;
 	for (;;)
 		pause();
-}
-
-static int agent_main(void *arg)
-{
-	struct agent *a = arg;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	say_ready(&a->h, (uintptr_t)a->h.staging, (uintptr_t)a->h.bell, &a->h.uffd, 1);
-	atomic_store(&a->said, true);
-	a->serve(&a->h);
-	return 0;
-}
-
-/* A client like any other, but for what its agent does. */
-static struct hostile *attach(void (*serve)(struct hostile *h))
-{
-	static struct agent a;
-	uint8_t *stack = map(BLOCK);
-
-	a = (struct agent){.h = introduce(), .serve = serve};
-	a.h.prey = map_aligned(PREY);
-	for (size_t i = 0; i < PREY; i += 8)
-		*(uint64_t *)(void *)(a.h.prey + i) = i;
-	if (clone(agent_main, stack + BLOCK, CLONE_VM | SIGCHLD, &a) < 0)
-		die("clone");
-	while (!atomic_load(&a.said))
-		sched_yield();
-	/* A program with a userfaultfd is left alone. */
-	close(a.h.uffd);
-	close(a.h.socket);
-	return &a.h;
 }
 
 /* ---- turned away ---- */
@@ -466,8 +244,10 @@ static void many(void)
 	stay();
 }
 
-/* A descriptor whose last close waits for its peer, and waits long. */
-static void lingering(void)
+/* ---- descriptors that wait when they are closed ---- */
+
+/* A connection to ourselves that is full and that nobody reads. */
+static int full_connection(void)
 {
 	struct sockaddr_in addr = {
 		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -483,9 +263,28 @@ static void lingering(void)
 		die("no TCP");
 	while (send(fd, block, sizeof(block), MSG_DONTWAIT) > 0)
 		;
-	struct hostile h = introduce();
-	say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
-	close(fd);
+	return fd;
+}
+
+static void *close_one(void *fd)
+{
+	close((int)(intptr_t)fd);
+	return NULL;
+}
+
+/* Whoever closes a lingering descriptor last waits for its peer. When the service is quicker
+ * that is us: so each is closed by a thread of its own, and there are many. */
+static void lingering(void)
+{
+	for (int i = 0; i < LINGERING; i++) {
+		struct hostile h = introduce();
+		pthread_t thread;
+		int fd = full_connection();
+
+		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
+		if (pthread_create(&thread, NULL, close_one, (void *)(intptr_t)fd) != 0)
+			die("pthread_create");
+	}
 	stay();
 }
 
@@ -708,7 +507,7 @@ int main(int argc, char **argv)
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	if (argc > 2)
-		chance = strtoull(argv[2], NULL, 10) * 2 + 1;
+		chance_seed(strtoull(argv[2], NULL, 10));
 	for (size_t i = 0; argc > 1 && i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (strcmp(modes[i].name, argv[1]) == 0) {
 			modes[i].run();

@@ -165,9 +165,7 @@ dies_at_order() {
 
 cases=(garbage wrong_head out_of_order descriptors not_uffd foreign_uffd addresses sealed
 	die_connected die_hello die_welcomed die_ready die_ordered
-	deaf liar scribbler silent many demanding restless blocking full_doorbell)
-# `lingering` passes on a quiet machine; on a busy one the attacker itself isn't always ready in time,
-# and why is not known yet. So it runs by name only: hostile.sh lingering.
+	deaf liar scribbler silent many lingering demanding restless blocking full_doorbell)
 [ $# -eq 0 ] || cases=("$@")
 
 case='before all'
