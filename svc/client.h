@@ -66,6 +66,7 @@ struct client {
 
 	pthread_mutex_t gate;
 	_Atomic bool pending; /* its uffd became readable while the gate was held */
+	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
 	struct space space;
 	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
@@ -74,6 +75,7 @@ struct client {
 	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
 			      */
 	unsigned window;
+	bool starved;	 /* the last answer found no memory within the client's limits */
 	bool fork_waits; /* a FORK found no descriptor */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
 

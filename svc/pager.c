@@ -22,6 +22,10 @@ enum {
 	FENCE_TRIES = 20,
 	/* Faults that are put off by waking them come back at once: not for ever in one go. */
 	READS_MAX = 1000,
+	RETRY_NS = 1000000,
+	/* A COPY that finds no room in the client's memory limits has cost 10 ms of looking for
+	   some. */
+	RETRY_STARVED_NS = 20000000,
 };
 
 static const uint8_t zeros[PAGER_WINDOW_MAX * PAGE_SIZE] __attribute__((aligned(4096)));
@@ -340,18 +344,21 @@ static int read_some(struct pager *p, struct client *c)
 	return count;
 }
 
-/* Tries every deferred fault once; keeps those that must wait. */
+/* Tries every deferred fault once; keeps those that must wait. Where one found no memory, the
+ * next wouldn't either, and each such try takes long. */
 static int answer_deferred(struct pager *p, struct client *c)
 {
 	unsigned kept = 0;
 	int r = 0;
 
-	for (unsigned i = 0; i < c->deferred_count && r != -ESRCH; i++) {
-		r = answer(p, c, &c->deferred[i]);
+	for (unsigned i = 0; i < c->deferred_count; i++) {
+		if (r != -ESRCH && r != -ENOMEM)
+			r = answer(p, c, &c->deferred[i]);
 		if (r < 0)
 			c->deferred[kept++] = c->deferred[i];
 	}
 	c->deferred_count = kept;
+	c->starved = r == -ENOMEM;
 	return r == -ESRCH ? r : 0;
 }
 
@@ -379,13 +386,13 @@ int pager_drain(struct pager *p, struct client *c)
 		if (r == 0 && c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
 			return r;
 		bool waits = c->deferred_count > 0 || space_in_doubt(&c->space);
-		if (!more && (!waits || ++tries == FENCE_TRIES))
+		if (!more && (!waits || c->starved || ++tries == FENCE_TRIES))
 			break;
 	}
 	if (unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
 		space_forget_aside(&c->space);
 	if (c->deferred_count > 0 || unsettled(&c->space) || c->fork_waits ||
 		reads == READS_MAX)
-		worker_retry_later(p->worker, c);
+		worker_retry_later(p->worker, c, c->starved ? RETRY_STARVED_NS : RETRY_NS);
 	return 0;
 }

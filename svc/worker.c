@@ -90,10 +90,10 @@ void worker_kick(struct worker *w)
 	(void)n; /* full means that it is kicked already */
 }
 
-void worker_retry_later(struct worker *w, struct client *c)
+void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
 {
-	(void)c; /* whichever it is: a retry looks at all, and is rare */
-	readers_retry(w->readers);
+	atomic_store(&c->retry, true);
+	readers_retry(w->readers, delay_ns);
 }
 
 static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)

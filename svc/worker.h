@@ -1,7 +1,7 @@
 /* The worker: owns everything that larderd does for clients, and is where the parts meet.
  *
  *   main thread   accepts clients, notices their end, signals          (worker.c)
- *   readers       one pinned thread per CPU: faults and events          (reader.c)
+ *   readers       one pinned thread per CPU: faults and events          (readers.c)
  *   evictor       one thread: evictions, and the index                   (evictor.c, indexer.c)
  *   codec pool    one thread per CPU at low priority: packing            (codec_pool.c)
  *   restorer      one thread: what is given back by order                (restorer.c)
@@ -69,8 +69,8 @@ int worker_run(const struct worker_options *o);
 
 /* The main thread looks for clients that are gone. Any thread. */
 void worker_kick(struct worker *w);
-/* A client has deferred faults: a reader tries again in a millisecond. Any thread. */
-void worker_retry_later(struct worker *w, struct client *c);
+/* A client has deferred faults: a reader tries again, at the latest in delay_ns. Any thread. */
+void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
 
 /* Makes a client that nobody sees yet; never NULL. publish: the table and the readers get it.
  */
