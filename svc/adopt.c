@@ -1,8 +1,8 @@
 #include "adopt.h"
+#include "give_back.h"
 #include "log.h"
 #include "pagemap.h"
 #include "pager.h"
-#include "restorer.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -18,6 +18,8 @@ enum {
 	MIN_BYTES = 256 << 10,
 	THREADS_MAX = 8192,
 	REGISTER_TRIES = 100,
+	/* For memory that turned out unfit; the eviction is off when it doesn't suffice. */
+	UNFIT_MS = 1000,
 };
 
 struct candidates {
@@ -153,9 +155,9 @@ static int drop_unfit(struct pager *p, struct client *c, struct candidates *k)
 	for (size_t i = 0; i < k->count && r == 0; i++) {
 		const struct map *m = &k->map[i];
 		if (m->refusal != MAPS_OK || holds_thread(k, m))
-			r = restorer_give_back(p, c, m->start, m->end);
+			r = give_back(p, c, m->start, m->end, UNFIT_MS);
 	}
-	return r;
+	return r == -EAGAIN ? -EBUSY : r;
 }
 
 int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)

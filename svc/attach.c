@@ -17,9 +17,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
-enum { GROUPS_MAX = 256, FDS_MAX = 253 /* SCM_MAX_FD */ };
+enum {
+	GROUPS_MAX = 256,
+	FDS_MAX = 253, /* SCM_MAX_FD */
+	RESERVE_FDS = 256,
+	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
+	CLOSES_MAX = 4096,
+};
 
 struct attachment {
 	int socket;	       /* owned */
@@ -103,6 +110,18 @@ static bool may_attach(struct worker *w, const struct attachment *a)
 	return may;
 }
 
+/* Descriptors kept for what can't wait: a FORK that finds none holds its program up. The lowest
+ * free number is what the next one gets, so a high one says that few are left (rule 13). */
+static bool eats_reserve(int fd)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return false;
+	rlim_t reserve = limit.rlim_cur / 4 < RESERVE_FDS ? limit.rlim_cur / 4 : RESERVE_FDS;
+	return (rlim_t)fd >= limit.rlim_cur - reserve;
+}
+
 int attach_accept(struct worker *w, struct attachment **ret)
 {
 	int fd = accept4(w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -111,6 +130,11 @@ int attach_accept(struct worker *w, struct attachment **ret)
 
 	if (fd < 0)
 		return -errno;
+	if (eats_reserve(fd) || closer_waiting() > CLOSES_MAX) {
+		/* Its program runs as if there were no service. */
+		close(fd);
+		return closer_waiting() > CLOSES_MAX ? -EBUSY : -EMFILE;
+	}
 	a = calloc(1, sizeof(*a));
 	if (!a) {
 		close(fd);

@@ -4,38 +4,48 @@
 #include <assert.h>
 #include <string.h>
 
-void batch_init(struct batch *b, struct client *owner, uint64_t number)
+struct batch *batch_new(struct client *owner, uint64_t number)
 {
-	memset(b, 0, sizeof(*b));
+	struct batch *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return NULL;
 	client_ref(owner);
 	b->owner = owner;
 	b->number = number;
 	pthread_mutex_init(&b->lock, NULL);
+	return b;
 }
 
-void batch_done(struct batch *b)
+void batch_free(struct batch *b)
 {
 	assert(b->follower_count == 0);
 	free(b->follower);
 	pthread_mutex_destroy(&b->lock);
 	client_unref(b->owner);
-	b->owner = NULL;
+	free(b);
 }
 
-void batch_follow(struct batch *b, struct client *child)
+void batch_follow(struct batch *b, struct client *c)
 {
-	client_ref(child);
+	client_ref(c);
 	pthread_mutex_lock(&b->lock);
 	space_make_room((void **)&b->follower, b->follower_count, &b->follower_room,
 		sizeof(*b->follower));
-	b->follower[b->follower_count++] = child;
+	b->follower[b->follower_count++] = c;
 	pthread_mutex_unlock(&b->lock);
 }
 
 struct client *batch_take_follower(struct batch *b)
 {
+	struct client *c = NULL;
+
 	pthread_mutex_lock(&b->lock);
-	struct client *c = b->follower_count ? b->follower[--b->follower_count] : NULL;
+	if (b->follower_count > 0) {
+		c = b->follower[0];
+		memmove(b->follower, b->follower + 1,
+			--b->follower_count * sizeof(*b->follower));
+	}
 	pthread_mutex_unlock(&b->lock);
 	return c;
 }

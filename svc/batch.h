@@ -1,9 +1,9 @@
 /* The pages of one block on their way from a client to the store. Between MOVE and commit they
  * are HELD: their bytes lie in the owner's link, slot i for page i of the block.
  *
- * A child that is forked meanwhile gets HELD entries too, and follows: the batch isn't done
- * before each follower's entries were turned to STORED (or given back), which happens under
- * that follower's own gate. */
+ * The owner and every child that is forked meanwhile, which gets HELD entries too, are its
+ * followers: the batch isn't done before each one's entries were turned to STORED (or given
+ * back), which happens under that one's own gate. */
 #ifndef LARDER_BATCH_H
 #define LARDER_BATCH_H
 
@@ -18,10 +18,12 @@ struct batch {
 	pthread_mutex_t lock;
 	struct client **follower; /* owned references */
 	size_t follower_count, follower_room;
+	struct batch *next; /* the evictor's list of unfinished ones */
 };
 
-void batch_init(struct batch *b, struct client *owner, uint64_t number);
-void batch_done(struct batch *b); /* no followers left */
+/* NULL: no memory. */
+struct batch *batch_new(struct client *owner, uint64_t number);
+void batch_free(struct batch *b); /* no followers left */
 
 static inline bool batch_has(const struct batch *b, unsigned slot)
 {
@@ -34,9 +36,9 @@ static inline const void *batch_bytes(const struct batch *b, unsigned slot)
 	return b->owner->link->data[slot];
 }
 
-/* Under the gate of the space that the child was forked from. */
-void batch_follow(struct batch *b, struct client *child);
-/* Takes one follower out, with its reference; NULL when there is none. */
+/* Under c's gate, or that of the space that it was forked from. Waits for memory. */
+void batch_follow(struct batch *b, struct client *c);
+/* Takes the first follower out, with its reference; NULL when there is none. */
 struct client *batch_take_follower(struct batch *b);
 
 /* Under c's gate: every entry of c that is HELD by this batch becomes STORED where the batch

@@ -86,7 +86,7 @@ struct client {
 	/* The evictor's. */
 	uint32_t order_seq;
 	bool staging_used;   /* slots hold pages that wait for their zap */
-	struct batch *batch; /* the one whose pages are HELD, or NULL */
+	struct batch *batch; /* owned: the one whose pages are HELD, or NULL */
 
 #define X(name) _Atomic uint64_t name;
 	CLIENT_COUNTERS(X)

@@ -1,6 +1,7 @@
 #include "closer.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ struct batch_of_fds {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct batch_of_fds *first, **last = &first; /* under the lock */
 static unsigned threads;			    /* under the lock */
+static _Atomic unsigned waiting;
 
 static struct batch_of_fds *take(void)
 {
@@ -41,6 +43,7 @@ static void *close_main(void *arg)
 		for (unsigned i = 0; i < b->count; i++)
 			if (b->fd[i] >= 0)
 				close(b->fd[i]);
+		atomic_fetch_sub(&waiting, b->count);
 		free(b);
 	}
 	return arg;
@@ -73,6 +76,7 @@ void closer_close_all(const int *fds, unsigned count)
 	b->next = NULL;
 	b->count = count;
 	memcpy(b->fd, fds, count * sizeof(fds[0]));
+	atomic_fetch_add(&waiting, count);
 	pthread_mutex_lock(&lock);
 	*last = b;
 	last = &b->next;
@@ -84,4 +88,9 @@ void closer_close(int fd)
 {
 	if (fd >= 0)
 		closer_close_all(&fd, 1);
+}
+
+unsigned closer_waiting(void)
+{
+	return atomic_load(&waiting);
 }

@@ -8,5 +8,7 @@
  * stay open: better late than waited for. */
 void closer_close(int fd);
 void closer_close_all(const int *fds, unsigned count);
+/* How many are open still. */
+unsigned closer_waiting(void);
 
 #endif

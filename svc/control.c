@@ -1,12 +1,12 @@
 #include "control.h"
 #include "cleanup.h"
 #include "evictor.h"
+#include "give_back.h"
 #include "histogram.h"
 #include "log.h"
 #include "pager.h"
 #include "policy.h"
 #include "readers.h"
-#include "restorer.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -69,6 +69,7 @@ static void fill_stats(struct pager *p, struct client *c, struct client_stats *s
 	for (size_t i = 0; i < c->space.region_count; i++)
 		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
 	s->evicted_bytes = c->space.out_pages * PAGE_SIZE;
+	s->waiting_faults = c->deferred_count;
 	gate_unlock(p, c);
 }
 
@@ -195,6 +196,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->fault_p99_us = histogram_percentile(&latency, 99);
 	s->fault_max_us = latency.max_us;
 	s->corrupt_pages = atomic_load(&w->corrupt_pages);
+	s->readers_replaced = readers_replaced(w->readers);
 }
 
 /* ---- orders ---- */
@@ -224,7 +226,7 @@ int control_release(struct worker *w, pid_t pid, struct release_result *ret)
 		uint64_t before = atomic_load(&c->pages_restored);
 		/* An eviction that is under way stops at the next block. */
 		atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED);
-		r = restorer_give_back(&pager, c, 0, 1ULL << 47);
+		r = give_back_all(&pager, c);
 		if (r == 0)
 			ret->restored_pages = atomic_load(&c->pages_restored) - before;
 		pager_done(&pager);

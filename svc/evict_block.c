@@ -3,7 +3,7 @@
  *   RESIDENT -> HELD    [move_pages]     gate held from the order to the link (rule 2)
  *   HELD     -> (blob)  [pack_pages]     no lock; faults are answered from the link meanwhile
  *   HELD     -> STORED  [publish]        after the row is committed (rule 9)
- *   HELD     -> RESIDENT [give_back]     where there is no blob: store full, packing failed
+ *   HELD     -> RESIDENT [return_pages]     where there is no blob: store full, packing failed
  *                       zap               only now do the pages leave the client's memory */
 #include "evict_block.h"
 #include "adopt.h"
@@ -17,6 +17,7 @@
 #include "uffd.h"
 #include "worker.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -26,6 +27,8 @@ enum {
 	RUN_PAGES = 64,
 	FENCE_TRIES = 50,
 	FENCE_WAIT_NS = 100000,
+	/* How long the evictor tries to give back what it could not store. */
+	RETURN_MS = 100,
 };
 
 static void rest(long ns)
@@ -198,61 +201,89 @@ static bool find_held(struct client *c, const struct batch *b, uint64_t *ret_add
 	return false;
 }
 
-/* HELD -> RESIDENT for every page that got no blob. Ends only when it is done or the client is
- * gone. */
-static void give_back(struct pager *p, struct client *c, struct batch *b)
+/* HELD -> RESIDENT for one page that got no blob. 1: there is none left in c. */
+static int return_page(struct pager *p, struct client *c, struct batch *b)
 {
-	for (;;) {
-		uint64_t addr = 0;
-		unsigned pages = 0;
+	uint64_t addr = 0;
+	unsigned pages;
+	int r;
 
-		gate_lock(c);
-		int r = pager_drain(p, c);
-		bool any = r == 0 && !c->failed && find_held(c, b, &addr);
-		if (any)
-			r = pager_restore(p, c, addr, 1, &pages);
+	gate_lock(c);
+	r = pager_drain(p, c);
+	if (r < 0 || c->failed || !find_held(c, b, &addr)) {
+		space_unhold(&c->space, b);
+		r = 1;
+	} else {
+		r = pager_restore(p, c, addr, 1, &pages);
 		if (r == -ENOENT && !uffd_fence_up(c->uffd))
 			space_set_state(&c->space, addr, PAGE_ABSENT);
-		if (!any)
-			space_unhold(&c->space, b);
-		gate_unlock(p, c);
-		if (!any)
-			return;
+	}
+	gate_unlock(p, c);
+	return r;
+}
+
+/* Every such page. -EAGAIN: not now; they stay HELD, and are served as such. */
+static int return_pages(struct pager *p, struct client *c, struct batch *b)
+{
+	uint64_t until_ms = worker_now_ms() + RETURN_MS;
+
+	for (;;) {
+		int r = return_page(p, c, b);
+		if (r == 1)
+			return 0;
+		if (worker_now_ms() >= until_ms)
+			return -EAGAIN;
 		if (r < 0)
 			rest(FENCE_WAIT_NS);
 	}
 }
 
-/* HELD -> STORED, in the owner and in every child that was forked meanwhile. */
-static void publish(struct pager *p, struct batch *b)
+/* HELD -> STORED, in each follower. -EAGAIN: not all could be returned to one; the rest follow
+ * still. */
+static int publish(struct pager *p, struct batch *b)
 {
-	struct client *c = b->owner;
+	struct client *c;
+	int r = 0;
 
-	client_ref(c);
-	while (c) {
+	while (r == 0 && (c = batch_take_follower(b))) {
 		gate_lock(c);
 		unsigned left = batch_publish(b, c);
 		gate_unlock(p, c);
-		if (left > 0)
-			give_back(p, c, b);
+		r = left > 0 ? return_pages(p, c, b) : 0;
+		if (r < 0)
+			batch_follow(b, c);
 		/* A child's rows too are committed before the pages leave (rule 9). The owner's
 		 * are; when a child's can't be, they are written later, as after a fault. */
 		if (c != b->owner)
 			indexer_flush(p, c, NULL);
 		client_unref(c);
-		c = batch_take_follower(b);
 	}
+	return r;
 }
 
-/* Stores what is HELD. What could not be stored goes back. */
+bool evict_finish(struct pager *p, struct batch *b)
+{
+	if (publish(p, b) < 0)
+		return false;
+	/* The pages have references of their own now. */
+	drop_blobs(b);
+	b->owner->batch = NULL;
+	batch_free(b);
+	return true;
+}
+
+/* Blobs for what is HELD, and the rows that name them. */
 static int store_batch(
 	struct pager *p, struct codec_pool *pool, struct batch *b, struct evict_result *res)
 {
-	int r;
+	int r = 0;
 
+	if (b->count == 0)
+		return 0;
 	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
 	unsigned packed = packed_pages(b);
-	r = packed < b->count ? -ENOSPC : 0;
+	if (packed < b->count)
+		r = -ENOSPC;
 	if (packed > 0) {
 		int e = indexer_flush(p, b->owner, b);
 		if (e < 0) {
@@ -261,9 +292,6 @@ static int store_batch(
 			r = e;
 		}
 	}
-	publish(p, b);
-	/* The pages have references of their own now. */
-	drop_blobs(b);
 	res->moved_pages += packed;
 	res->failed_pages += b->count - packed;
 	atomic_fetch_add(&b->owner->pages_evicted, packed);
@@ -312,19 +340,33 @@ static int move_block(
 		return r == -EBUSY ? -ETIME : r == -ENOMEM ? -ESRCH : r;
 	gate_lock(c);
 	tag = space_hold(&c->space, b);
+	if (tag >= 0)
+		batch_follow(b, c);
 	gate_unlock(p, c);
 	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
 	order_close(c);
 	return r;
 }
 
+/* What was moved is stored, published and zapped; what can't be stored goes back. */
+static int finish_block(struct pager *p, struct codec_pool *pool, struct client *c,
+	struct batch *b, struct evict_result *res)
+{
+	int r = store_batch(p, pool, b, res);
+
+	/* Until then the slots hold what the link is served from. */
+	if (!evict_finish(p, b))
+		return -EBUSY;
+	return c->staging_used && order_zap(c) < 0 ? -ETIME : r;
+}
+
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
 	const uint64_t *quiet_seq, struct evict_result *res)
 {
-	struct batch b;
 	bool huge = false;
 	int r = order_zap(c); /* what an earlier block could not */
 
+	assert(!c->batch);
 	if (r < 0)
 		return -ETIME;
 	gate_lock(c);
@@ -334,19 +376,14 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 	if (r <= 0)
 		return r;
 
-	batch_init(&b, c, number);
-	r = move_block(p, c, &b, huge, res);
-	if (b.count > 0) {
-		int e = store_batch(p, pool, &b, res);
-		r = r < 0 ? r : e;
-	} else {
-		publish(p,
-			&b); /* nothing is HELD, but a child may have been forked meanwhile */
-	}
-	if (c->staging_used && order_zap(c) < 0)
-		r = -ETIME;
-	else if (r == -ETIME)
-		r = -EAGAIN; /* it was late, and answers again */
-	batch_done(&b);
-	return r;
+	struct batch *b = batch_new(c, number);
+	if (!b)
+		return -ENOMEM;
+	c->batch = b;
+	r = move_block(p, c, b, huge, res);
+	int e = finish_block(p, pool, c, b, res);
+	if (e == -ETIME || e == -EBUSY)
+		return e;
+	/* It was late, and answers again. */
+	return r == -ETIME ? -EAGAIN : r < 0 ? r : e;
 }

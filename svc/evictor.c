@@ -1,5 +1,6 @@
 #include "evictor.h"
 #include "adopt.h"
+#include "batch.h"
 #include "codec_pool.h"
 #include "evict_block.h"
 #include "indexer.h"
@@ -39,7 +40,8 @@ struct evictor {
 	struct worker *worker; /* borrowed */
 	pthread_t thread;
 	struct pager pager;
-	struct codec_pool *pool; /* owned */
+	struct codec_pool *pool;  /* owned */
+	struct batch *unfinished; /* owned; its pages are HELD until they can be given back */
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
@@ -104,6 +106,19 @@ static bool next_block(struct client *c, uint64_t *number)
 	return found;
 }
 
+/* Pages that could not be stored and not be given back yet. They are served meanwhile. */
+static void finish_batches(struct evictor *e)
+{
+	for (struct batch **at = &e->unfinished; *at;) {
+		struct batch *b = *at;
+		struct batch *next = b->next;
+		if (evict_finish(&e->pager, b))
+			*at = next;
+		else
+			at = &b->next;
+	}
+}
+
 static int evict_blocks(struct evictor *e, struct client *c, struct evict_result *res)
 {
 	uint64_t number = 0, quiet_seq;
@@ -111,6 +126,9 @@ static int evict_blocks(struct evictor *e, struct client *c, struct evict_result
 	unsigned late = 0;
 	int r = 0;
 
+	finish_batches(e);
+	if (c->batch)
+		return -EBUSY;
 	while (r == 0 && !stopping(e)) {
 		gate_lock(c);
 		bool any = next_block(c, &number);
@@ -122,6 +140,10 @@ static int evict_blocks(struct evictor *e, struct client *c, struct evict_result
 			r = 0;
 		else
 			number++;
+	}
+	if (c->batch) {
+		c->batch->next = e->unfinished;
+		e->unfinished = c->batch;
 	}
 	return r == -EAGAIN ? -ETIME : r;
 }
@@ -135,6 +157,10 @@ static const char *error_text(int r)
 		return "the process ended";
 	case -ETIME:
 		return "its agent doesn't answer (stopped, frozen or out of CPU time)";
+	case -EBUSY:
+		return "pages wait to be given back to it: its memory limit leaves no room, or "
+		       "its "
+		       "events don't end";
 	case -ENOSPC:
 		return "the store is full";
 	case -EIO:
@@ -224,6 +250,7 @@ static void housekeeping(struct evictor *e)
 {
 	int r;
 
+	finish_batches(e);
 	forget_gone(e);
 	r = indexer_flush_all(&e->pager, 0);
 	if (r < 0)
@@ -361,6 +388,13 @@ void evictor_stop(struct evictor *e)
 	pthread_cond_broadcast(&e->finished);
 	pthread_mutex_unlock(&e->lock);
 	pthread_join(e->thread, NULL);
+}
+
+void evictor_free(struct evictor *e)
+{
+	if (!e)
+		return;
+	finish_batches(e);
 	codec_pool_free(e->pool);
 	pager_done(&e->pager);
 	free(e->forget);

@@ -9,6 +9,8 @@ struct evictor;
 
 int evictor_start(struct evictor **ret, struct worker *w);
 void evictor_stop(struct evictor *e); /* finishes the block it is at. NULL is fine */
+/* After all was given back, so that no page is HELD for want of room. NULL is fine. */
+void evictor_free(struct evictor *e);
 
 /* Takes all that may be taken now; returns when it is stored and gone. Any thread. */
 int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret);

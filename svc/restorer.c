@@ -1,5 +1,5 @@
 #include "restorer.h"
-#include "log.h"
+#include "give_back.h"
 #include "pager.h"
 #include "uffd.h"
 #include "worker.h"
@@ -14,6 +14,9 @@ enum {
 	/* How long the bell stays open for a shim to pass after it was answered. */
 	BELL_OPEN_TRIES = 50,
 	BELL_OPEN_NS = 20000,
+	/* How long one client may keep us from the next: what isn't done then waits its turn.
+	 */
+	SLICE_MS = 20,
 };
 
 struct ring {
@@ -38,142 +41,23 @@ static void rest(long ns)
 	nanosleep(&pause, NULL);
 }
 
-/* ---- giving back ---- */
-
-/* The first page from addr on that is out, below end; end when there is none. */
-static uint64_t next_out(const struct space *s, uint64_t addr, uint64_t end)
-{
-	while (addr < end) {
-		size_t at = space_block_index(s, addr >> BLOCK_SHIFT);
-		if (at == s->block_count)
-			return end;
-		uint64_t base = s->block[at].number << BLOCK_SHIFT;
-		if (base > addr)
-			addr = base;
-		for (; addr < end && addr < base + BLOCK_SIZE; addr += PAGE_SIZE) {
-			enum page_state state = entry_state(space_entry(s, addr));
-			if (s->block[at].leaf->out == 0) {
-				addr = base + BLOCK_SIZE;
-				break;
-			}
-			if (state == PAGE_HELD || state == PAGE_STORED)
-				return addr;
-		}
-	}
-	return end;
-}
-
-/* One run of pages, gate held. Returns 1 when nothing is out any more. */
-static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t end)
-{
-	unsigned pages;
-	int r = pager_drain(p, c);
-
-	if (r < 0)
-		return r;
-	if (space_in_doubt(&c->space))
-		return -EAGAIN;
-	*addr = next_out(&c->space, *addr, end);
-	if (*addr >= end)
-		return 1;
-	uint64_t left = (end - *addr) / PAGE_SIZE;
-	r = pager_restore(p, c, *addr,
-		left < PAGER_WINDOW_MAX ? (unsigned)left : PAGER_WINDOW_MAX, &pages);
-	if (r == -ENOENT) {
-		/* Its mapping is gone; if the event that says so isn't here yet, it will be. */
-		if (!uffd_fence_up(c->uffd))
-			space_set_state(&c->space, *addr, PAGE_ABSENT);
-		return -EAGAIN;
-	}
-	*addr += pages * PAGE_SIZE;
-	return r;
-}
-
-/* Gate held: nothing is out in the region. */
-static int unregister_region(struct pager *p, struct client *c, struct region g)
-{
-	int r;
-
-	/* Unread, an event could change what the range means: not while the fence is up. */
-	if (uffd_fence_up(c->uffd) || space_in_doubt(&c->space))
-		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
-	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
-	if (r == -ENOMEM)
-		return -ESRCH;
-	space_drop_range(&c->space, g.start, g.end);
-	return 0;
-}
-
-/* Restores a region and takes it out of management, letting go of the gate between runs. */
-static int give_region(struct pager *p, struct client *c, struct region g)
-{
-	uint64_t addr = g.start;
-	int r;
-
-	for (;;) {
-		gate_lock(c);
-		const struct region *now = space_region_at(&c->space, g.start);
-		if (!now) {
-			gate_unlock(p, c);
-			return 0; /* unmapped meanwhile */
-		}
-		g.end = now->end;
-		r = c->failed ? -EIO : give_run(p, c, &addr, g.end);
-		if (r == 1) {
-			/* From the start, for what was evicted behind our back. */
-			addr = next_out(&c->space, g.start, g.end);
-			r = addr >= g.end ? unregister_region(p, c, g) : -EAGAIN;
-			if (r == 0) {
-				gate_unlock(p, c);
-				return 0;
-			}
-		}
-		gate_unlock(p, c);
-		if (r == -ENOMEM || r == -EAGAIN)
-			rest(r == -ENOMEM ? 1000000 : 50000);
-		else if (r < 0)
-			return r; /* -EBADMSG, -EIO: what is out stays out, and is never zeros
-				   */
-	}
-}
-
-int restorer_give_back(struct pager *p, struct client *c, uint64_t start, uint64_t end)
-{
-	for (;;) {
-		struct region g = {0, 0};
-
-		gate_lock(c);
-		bool gone = client_state(c) == CLIENT_GONE;
-		for (size_t i = 0; i < c->space.region_count && g.end == 0; i++)
-			if (c->space.region[i].start < end && start < c->space.region[i].end)
-				g = c->space.region[i];
-		gate_unlock(p, c);
-		if (gone)
-			return -ESRCH;
-		if (g.end == 0)
-			return 0;
-		int r = give_region(p, c, g);
-		if (r < 0) {
-			if (r == -ESRCH)
-				client_mark_gone(c);
-			return r;
-		}
-	}
-}
-
 /* ---- the shim's bell ---- */
 
-/* One request of a program; what it says is not trusted beyond its own address space. */
-static void answer_request(struct restorer *r, struct client *c, struct link_request *q)
+/* One request of a program; what it says is not trusted beyond its own address space. False:
+ * not done in this slice, it stays posted. */
+static bool answer_request(struct restorer *r, struct client *c, struct link_request *q)
 {
 	uint64_t addr = q->addr, len = q->len;
 	uint32_t op = q->op;
+	int result = -EINVAL;
 
 	if (op == LINK_GIVE_BACK && len > 0 && addr + len > addr)
-		q->result = restorer_give_back(&r->pager, c, addr, addr + len);
-	else
-		q->result = -EINVAL;
+		result = give_back(&r->pager, c, addr, addr + len, SLICE_MS);
+	if (result == -EAGAIN)
+		return false;
+	q->result = result;
 	atomic_store(&q->state, LINK_DONE);
+	return true;
 }
 
 static bool any_in_state(const struct client *c, enum link_request_state state)
@@ -184,37 +68,35 @@ static bool any_in_state(const struct client *c, enum link_request_state state)
 	return false;
 }
 
-static bool stopping(struct restorer *r)
+/* Opening wakes those who wait at it. False: an event is in flight, and stays so. */
+static bool set_bell(struct restorer *r, struct client *c, bool closed)
 {
-	pthread_mutex_lock(&r->lock);
-	bool stop = r->stop;
-	pthread_mutex_unlock(&r->lock);
-	return stop;
-}
-
-/* Opening wakes those who wait at it. */
-static void set_bell(struct restorer *r, struct client *c, bool closed)
-{
-	while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) == -EAGAIN && !stopping(r)) {
-		/* An event is in flight: it must be read for the fence to fall. */
+	for (int i = 0; i < BELL_OPEN_TRIES; i++) {
+		if (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) != -EAGAIN)
+			return true;
+		/* It must be read for the fence to fall. */
 		pager_service(&r->pager, c);
 		rest(BELL_OPEN_NS);
 	}
+	return false;
 }
 
 /* Answers, opens the bell for those who wait at it, and closes it again when they have passed;
  * one that hasn't is let through by its next ring. A request that came while the bell was open
- * made no fault: hence the look after closing. It waits its turn behind other clients'. */
+ * made no fault: hence the look after closing. What could not be done, and what came meanwhile,
+ * waits its turn behind other clients': each step can be done again from the start. */
 static void serve_bell(struct restorer *r, struct client *c)
 {
+	bool done = true;
+
 	for (unsigned i = 0; i < LINK_REQUESTS; i++)
 		if (atomic_load(&c->link->request[i].state) == LINK_POSTED)
-			answer_request(r, c, &c->link->request[i]);
-	set_bell(r, c, false);
+			done &= answer_request(r, c, &c->link->request[i]);
+	done &= set_bell(r, c, false);
 	for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
 		rest(BELL_OPEN_NS);
-	set_bell(r, c, true);
-	if (any_in_state(c, LINK_POSTED))
+	done &= set_bell(r, c, true);
+	if (!done || any_in_state(c, LINK_POSTED))
 		restorer_ring(r, c);
 }
 

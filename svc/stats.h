@@ -26,13 +26,15 @@
 	X(pages_evicted, counter, "pages moved out, stored and gone from their client")        \
 	X(pages_restored, counter, "pages put back, by fault or by order")                     \
 	X(events, counter, "fork, remap, remove and unmap events followed")                    \
-	X(corrupt_pages, counter, "blobs whose checksum was wrong")
+	X(corrupt_pages, counter, "blobs whose checksum was wrong")                            \
+	X(readers_replaced, counter, "fault threads stuck at a client, and replaced")
 
 #define CLIENT_STATS(X)                                                                        \
 	X(managed_bytes, gauge, "memory registered with us")                                   \
 	X(resident_bytes, gauge, "resident memory of the process (RSS)")                       \
 	X(evicted_bytes, gauge, "page bytes that left the client")                             \
 	X(stored_bytes, gauge, "packed bytes that hold them; shared ones count for each")      \
+	X(waiting_faults, gauge, "faults read that can't be answered yet")                     \
 	X(faults, counter, "page faults answered")                                             \
 	X(zero_faults, counter, "of these, first touches and vanished pages")                  \
 	X(stall_us, counter, "time that faults waited for their answer, summed over threads")  \

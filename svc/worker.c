@@ -6,9 +6,9 @@
 #include "log.h"
 #include "order.h"
 #include "pagemap.h"
-#include "pager.h"
 #include "policy.h"
 #include "readers.h"
+#include "release.h"
 #include "restorer.h"
 #include "runtime.h"
 #include "settings.h"
@@ -287,6 +287,19 @@ static void make_room(struct loop *l, uid_t uid)
 	end_handshake(l, which);
 }
 
+static const char *accept_error(int r)
+{
+	switch (r) {
+	case -EMFILE:
+	case -ENFILE:
+		return "too few descriptors are left (raise the service's limit on open files)";
+	case -EBUSY:
+		return "too many descriptors that clients passed wait to be closed";
+	default:
+		return strerror(-r);
+	}
+}
+
 static void on_attach(struct loop *l)
 {
 	for (unsigned i = 0; i < ATTACHMENTS_MAX; i++) {
@@ -297,7 +310,7 @@ static void on_attach(struct loop *l)
 			if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
 				return;
 			log_warn("attach: %s; no program is taken over for a second",
-				strerror(-r));
+				accept_error(r));
 			listen_again(l, false);
 			return;
 		}
@@ -485,72 +498,13 @@ static int open_sockets(struct worker *w)
 	return r;
 }
 
-/* Whose page can't be given back must not go on: it would read zeros once we are gone (rule 8).
- */
-static void give_up(struct client *c, int r)
-{
-	log_error("client %d (%s): not all of its pages could be given back: %s; it is killed",
-		(int)c->pid, c->exe, strerror(-r));
-	if (c->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
-	client_mark_gone(c);
-}
-
-/* One pass over all. Returns how many had something with us: a program may fork meanwhile. */
-static size_t release_pass(struct worker *w, struct pager *p)
-{
-	struct client **client;
-	size_t count, had = 0;
-
-	while (worker_clients(w, &client, &count) < 0)
-		usleep(1000);
-	for (size_t i = 0; i < count; i++) {
-		struct client *c = client[i];
-
-		gate_lock(c);
-		bool any = c->space.region_count > 0 || c->space.out_pages > 0;
-		gate_unlock(p, c);
-		if (any && client_state(c) != CLIENT_GONE) {
-			had++;
-			int r = restorer_give_back(p, c, 0, 1ULL << 47);
-			if (r < 0 && r != -ESRCH)
-				give_up(c, r);
-		}
-		client_unref(c);
-	}
-	free(client);
-	return had;
-}
-
-/* Gives everybody their memory back: they go on without us. An address space with nothing
- * registered reports no fork, so this comes to an end. */
-static void release_all(struct worker *w)
-{
-	struct pager pager;
-
-	while (pager_init(&pager, w) < 0)
-		usleep(1000);
-	while (release_pass(w, &pager) > 0)
-		;
-	for (size_t i = 0; i < w->client_count; i++) {
-		struct client *c = w->client[i];
-		if (!c->link)
-			continue;
-		atomic_store(&c->link->head.closed, 1);
-		/* Whoever waits at the bell goes on. */
-		while (uffd_protect(c->uffd, c->bell, PAGE_SIZE, false) == -EAGAIN)
-			pager_service(&pager, c);
-		order_exit(c->link, c->doorbell);
-	}
-	pager_done(&pager);
-}
-
 static void worker_close(struct worker *w)
 {
 	http_stop(w->http);
 	evictor_stop(w->evictor);
 	if (w->readers)
 		release_all(w);
+	evictor_free(w->evictor);
 	restorer_stop(w->restorer);
 	readers_stop(w->readers);
 	for (size_t i = 0; i < w->client_count; i++)

@@ -10,6 +10,7 @@ build=${LARDER_BUILD:-$source_dir/build/tests}
 work=''        # this test's directory; removed at the end
 service=''     # pid of larderd, '' when it isn't running
 started=()     # pids of programs to end with the test
+at_exit=()     # commands for the end, when those have ended
 client_pid=''  # what client_start started last
 
 fail() {
@@ -169,12 +170,15 @@ redis_digest() {
 # ---- begin and end ----
 
 clean_up() {
-	local code=$? pid
+	local code=$? pid command
 	trap '' INT TERM HUP
 	for pid in "${started[@]}"; do
 		stop "$pid" || true
 	done
 	[ -z "$service" ] || stop "$service" || true
+	for command in "${at_exit[@]}"; do
+		eval "$command" || true
+	done
 	if [ "$code" -ne 0 ] && [ "$code" -ne 77 ]; then
 		tail -v -n 30 "$work"/*.log "$work"/*.out 2>/dev/null || true
 	fi

@@ -21,7 +21,7 @@ enum { CLIENTS = 6 };
 
 static struct place {
 	struct client client;
-	bool blocks;
+	_Atomic bool blocks;
 	sem_t served, go;
 } place[CLIENTS];
 static struct worker worker;

@@ -1,0 +1,175 @@
+#include "give_back.h"
+#include "pager.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <time.h>
+
+enum {
+	SLICE_MS = 100,
+	/* Ten seconds without a page: events without end, or a memory limit. */
+	IDLE_SLICES = 100,
+};
+
+static void rest(long ns)
+{
+	struct timespec pause = {.tv_nsec = ns};
+	nanosleep(&pause, NULL);
+}
+
+/* The first page from addr on that is out, below end; end when there is none. */
+static uint64_t next_out(const struct space *s, uint64_t addr, uint64_t end)
+{
+	while (addr < end) {
+		size_t at = space_block_index(s, addr >> BLOCK_SHIFT);
+		if (at == s->block_count)
+			return end;
+		uint64_t base = s->block[at].number << BLOCK_SHIFT;
+		if (base > addr)
+			addr = base;
+		for (; addr < end && addr < base + BLOCK_SIZE; addr += PAGE_SIZE) {
+			enum page_state state = entry_state(space_entry(s, addr));
+			if (s->block[at].leaf->out == 0) {
+				addr = base + BLOCK_SIZE;
+				break;
+			}
+			if (state == PAGE_HELD || state == PAGE_STORED)
+				return addr;
+		}
+	}
+	return end;
+}
+
+/* One run of pages, gate held. Returns 1 when nothing is out any more. */
+static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t end)
+{
+	unsigned pages;
+	int r = pager_drain(p, c);
+
+	if (r < 0)
+		return r;
+	if (space_in_doubt(&c->space))
+		return -EAGAIN;
+	*addr = next_out(&c->space, *addr, end);
+	if (*addr >= end)
+		return 1;
+	uint64_t left = (end - *addr) / PAGE_SIZE;
+	r = pager_restore(p, c, *addr,
+		left < PAGER_WINDOW_MAX ? (unsigned)left : PAGER_WINDOW_MAX, &pages);
+	if (r == -ENOENT) {
+		/* Its mapping is gone; if the event that says so isn't here yet, it will be. */
+		if (!uffd_fence_up(c->uffd))
+			space_set_state(&c->space, *addr, PAGE_ABSENT);
+		return -EAGAIN;
+	}
+	*addr += pages * PAGE_SIZE;
+	return r;
+}
+
+/* Gate held: nothing is out in the region. */
+static int unregister_region(struct pager *p, struct client *c, struct region g)
+{
+	int r;
+
+	/* Unread, an event could change what the range means: not while the fence is up. */
+	if (uffd_fence_up(c->uffd) || space_in_doubt(&c->space))
+		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
+	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
+	if (r == -ENOMEM)
+		return -ESRCH;
+	space_drop_range(&c->space, g.start, g.end);
+	return 0;
+}
+
+/* The next piece of a region, gate held. 1: it is given back, or was unmapped meanwhile. */
+static int give_piece(struct pager *p, struct client *c, struct region *g, uint64_t *addr)
+{
+	const struct region *now = space_region_at(&c->space, g->start);
+
+	if (client_state(c) == CLIENT_GONE)
+		return -ESRCH;
+	if (!now)
+		return 1;
+	if (c->failed)
+		return -EIO;
+	g->end = now->end;
+	int r = give_run(p, c, addr, g->end);
+	if (r != 1)
+		return r;
+	/* From the start, for what was evicted behind our back. */
+	*addr = next_out(&c->space, g->start, g->end);
+	if (*addr < g->end)
+		return -EAGAIN;
+	r = unregister_region(p, c, *g);
+	return r == 0 ? 1 : r;
+}
+
+/* Restores a region and takes it out of management, letting go of the gate between runs. */
+static int give_region(struct pager *p, struct client *c, struct region g, uint64_t until_ms)
+{
+	uint64_t addr = g.start;
+
+	for (;;) {
+		gate_lock(c);
+		int r = give_piece(p, c, &g, &addr);
+		gate_unlock(p, c);
+		if (r == 1)
+			return 0;
+		/* -EBADMSG, -EIO: what is out stays out, and is never zeros. */
+		if (r < 0 && r != -ENOMEM && r != -EAGAIN)
+			return r;
+		if (worker_now_ms() >= until_ms)
+			return -EAGAIN;
+		if (r < 0)
+			rest(r == -ENOMEM ? 1000000 : 50000);
+	}
+}
+
+static bool first_region(struct client *c, uint64_t start, uint64_t end, struct region *ret)
+{
+	for (size_t i = 0; i < c->space.region_count; i++)
+		if (c->space.region[i].start < end && start < c->space.region[i].end) {
+			*ret = c->space.region[i];
+			return true;
+		}
+	return false;
+}
+
+int give_back(
+	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms)
+{
+	uint64_t until_ms = worker_now_ms() + slice_ms;
+
+	for (;;) {
+		struct region g;
+		gate_lock(c);
+		bool gone = client_state(c) == CLIENT_GONE;
+		bool any = first_region(c, start, end, &g);
+		gate_unlock(p, c);
+		if (gone)
+			return -ESRCH;
+		if (!any)
+			return 0;
+		int r = give_region(p, c, g, until_ms);
+		if (r == -ESRCH)
+			client_mark_gone(c);
+		if (r < 0)
+			return r;
+	}
+}
+
+int give_back_all(struct pager *p, struct client *c)
+{
+	uint64_t before, now = atomic_load(&c->pages_restored);
+	unsigned idle = 0;
+	int r;
+
+	do {
+		before = now;
+		r = give_back(p, c, 0, 1ULL << 47, SLICE_MS);
+		now = atomic_load(&c->pages_restored);
+		idle = now == before ? idle + 1 : 0;
+	} while (r == -EAGAIN && idle < IDLE_SLICES);
+	return r == -EAGAIN ? -ETIMEDOUT : r;
+}

@@ -1,0 +1,48 @@
+#!/bin/bash
+# A service that runs out of descriptors takes no more programs over, says so, and keeps enough for
+# the forks of those that it has.
+# shellcheck source=tests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+need python3 prlimit
+
+# shellcheck disable=SC2016 # not for the shell
+program='
+import array, os, sys, zlib
+data = bytearray(array.array("Q", range(4 << 17)))
+want = zlib.crc32(data)
+print("ready", flush=True)
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if zlib.crc32(data) == want else 1)
+    print("good" if os.waitpid(child, 0)[1] == 0 else "bad", flush=True)'
+
+larderd_start "$everyone"
+mkfifo -m 666 "$work/home/in"
+(cd "$work/home" && as_nobody "$work/bin/larder" run -- /usr/bin/python3 -c "$program") \
+	>"$work/client.out" 2>&1 <>"$work/home/in" &
+client_pid=$!
+started+=("$client_pid")
+wait_for grep -q ready "$work/client.out" || fail "not ready: $(cat "$work/client.out")"
+client_wait
+evict_fully
+
+descriptors=$(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c)
+prlimit --pid "$service" --nofile=$((descriptors + 60))
+first=$client_pid
+for _ in $(seq 20); do
+	client_start sleep 1000
+done
+wait_for grep -q 'too few descriptors' "$work/larderd.log" || fail "it doesn't say what is wrong"
+running() { [ "$(pgrep -P "$$" -x sleep | wc -l)" -eq 20 ]; }
+wait_for running || fail 'a program was held up'
+clients=$(json '.clients | length')
+[ "$clients" -gt 1 ] && [ "$clients" -lt 21 ] || fail "$clients clients"
+[ "$(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c)" -lt $((descriptors + 60)) ] ||
+	fail 'no descriptor is left'
+
+client_pid=$first
+answers() { grep -q -e good -e bad "$work/client.out"; }
+echo go >"$work/home/in"
+wait_for answers || fail 'a fork hangs'
+grep -q good "$work/client.out" || fail 'a forked child read wrong bytes'
