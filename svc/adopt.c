@@ -13,10 +13,6 @@
 #include <time.h>
 
 enum {
-	/* Below this a mapping isn't worth its place in the client's list of mappings, and most
-	 * of them are the libraries' data. */
-	MIN_BYTES = 256 << 10,
-	THREADS_MAX = 8192,
 	REGISTER_TRIES = 100,
 	/* For memory that turned out unfit; the eviction is off when it doesn't suffice. */
 	UNFIT_MS = 1000,
@@ -33,10 +29,7 @@ struct candidates {
 
 static bool holds_thread(const struct candidates *k, const struct map *m)
 {
-	for (size_t i = 0; i < k->thread_count; i++)
-		if (k->thread[i] >= m->start && k->thread[i] < m->end)
-			return true;
-	return false;
+	return maps_holds_thread(m, k->thread, k->thread_count);
 }
 
 /* The program is inside a call that must not meet a registration (rules 7, 12). */
@@ -142,8 +135,9 @@ static int adopt_one(struct pager *p, struct client *c, const struct map *m)
 
 static int look(struct client *c, struct candidates *k)
 {
-	int r = maps_thread_addresses(c->procdir, k->thread, THREADS_MAX, &k->thread_count);
-	return r < 0 ? r : maps_read(c->procdir, MIN_BYTES, consider, k);
+	int r = maps_thread_addresses(
+		c->procdir, k->thread, MAPS_THREADS_MAX, &k->thread_count);
+	return r < 0 ? r : maps_read(c->procdir, MAPS_MIN_BYTES, consider, k);
 }
 
 /* A thread may have got its stack in a region after we looked: look again, now that it is known
@@ -169,13 +163,14 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 	r = maps_process_refusal(c->procdir, c->pid, c->agent_pid, &ret->why);
 	if (r < 0 || ret->why)
 		return r;
-	k.thread = malloc(THREADS_MAX * sizeof(*k.thread));
+	k.thread = malloc(MAPS_THREADS_MAX * sizeof(*k.thread));
 	r = k.thread ? look(c, &k) : -ENOMEM;
 	for (size_t i = 0; i < k.count && r == 0; i++)
 		if (k.map[i].refusal == MAPS_OK)
 			r = adopt_one(p, c, &k.map[i]);
 	if (r == 0)
-		r = maps_thread_addresses(c->procdir, k.thread, THREADS_MAX, &k.thread_count);
+		r = maps_thread_addresses(
+			c->procdir, k.thread, MAPS_THREADS_MAX, &k.thread_count);
 	if (r == 0)
 		r = drop_unfit(p, c, &k);
 	free(k.thread);

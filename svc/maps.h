@@ -48,11 +48,18 @@ struct map {
 typedef int maps_fn(void *arg, const struct map *m);
 int maps_read(int procdir, uint64_t min_bytes, maps_fn *fn, void *arg);
 
+/* What the service looks at: below this size a mapping isn't worth its place in the client's
+ * list of mappings (most such are the libraries' data), and no program has more threads. */
+enum { MAPS_MIN_BYTES = 256 << 10, MAPS_THREADS_MAX = 8192 };
+
 /* Addresses that thread stacks and control blocks occupy: for each thread of procdir/task the
  * robust-list head (get_robust_list(2)), and the stack pointer from task/TID/syscall when it is
  * blocked. Sets *ret_count; returns -E2BIG if there are more than max, -EAGAIN if threads end
  * so fast that one may have been missed. On failure what ret[] holds is undefined. */
 int maps_thread_addresses(int procdir, uint64_t *ret, size_t max, size_t *ret_count);
+
+/* Is one of these addresses in the mapping? */
+bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t count);
 
 /* True when every thread was seen blocked or stopped outside madvise, process_madvise, munmap,
  * mmap, mremap, brk; false when one is in such a call or running (and so may be). */

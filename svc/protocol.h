@@ -15,6 +15,10 @@
 #define PROTOCOL_MAGIC 0x5244524cu /* "LRDR" */
 enum { PROTOCOL_VERSION = 1, PROTOCOL_POLICY_MAX = 64 };
 
+/* A program that may have less address space or data than this is left alone: the shim's few
+ * MiB would be felt (rule 11). */
+enum { SHIM_LIMIT_MARGIN = 64 << 20 };
+
 enum message_type { MESSAGE_HELLO = 1, MESSAGE_WELCOME = 2, MESSAGE_READY = 3 };
 
 struct message_head {

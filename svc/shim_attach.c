@@ -32,9 +32,6 @@ enum {
 	/* One reservation, with a PROT_NONE page between any two parts. */
 	AREA_BYTES = STAGING_BYTES + AGENT_STACK_BYTES + 6 * LINK_PAGE,
 	HUGE_BYTES = 2 << 20,
-	/* A program so near its limit on address space that our few MiB would be felt is left
-	   alone. */
-	LIMIT_MARGIN = 64 << 20,
 };
 
 struct shim_page *shim_page;
@@ -130,7 +127,7 @@ static bool near_limit(void)
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		struct rlimit limit;
 		if (getrlimit(kinds[i], &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-			limit.rlim_cur < LIMIT_MARGIN)
+			limit.rlim_cur < SHIM_LIMIT_MARGIN)
 			return true;
 	}
 	return false;

@@ -236,6 +236,14 @@ int maps_thread_addresses(int procdir, uint64_t *ret, size_t max, size_t *ret_co
 	return r;
 }
 
+bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (addresses[i] >= m->start && addresses[i] < m->end)
+			return true;
+	return false;
+}
+
 /* ---- quiet ---- */
 
 static bool changes_memory(long number)
