@@ -55,6 +55,10 @@ int cli_check_config(const struct cli *cli);
 int cli_dump_config(const struct cli *cli);
 int cli_help_config(const struct cli *cli);
 
+/* cli_run.c: full path of the shim, which the caller frees. NULL with errno: there is none at
+ * *ret_wanted. */
+char *cli_find_shim(const char **ret_wanted);
+
 /* cli_options.c: reads options at *arg, which ends behind them. Stops at the first that isn't
  * an option of ours and leaves it to the caller. -EINVAL: it said what is wrong. */
 int cli_parse_leading(struct cli *cli, char ***arg);

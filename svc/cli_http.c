@@ -46,75 +46,96 @@ static void set_up(CURL *curl, const char *socket_path, const char *method, cons
 		curl_easy_setopt(curl, CURLOPT_TIMEOUT, GET_SECONDS);
 }
 
-static void say_why(CURL *curl, CURLcode code, const char *socket_path)
+/* Where a failure's reason goes. */
+struct reason {
+	char *text;
+	size_t size;
+};
+
+static void say_why(CURL *curl, CURLcode code, const char *socket_path, struct reason why)
 {
 	long error = 0;
 	curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &error);
 	if (code != CURLE_COULDNT_CONNECT)
-		cli_error("%s: %s", socket_path, curl_easy_strerror(code));
+		snprintf(why.text, why.size, "%s: %s", socket_path, curl_easy_strerror(code));
 	else if (error == EACCES || error == EPERM)
-		cli_error("%s: %s", socket_path, strerror((int)error));
+		snprintf(why.text, why.size, "%s: %s", socket_path, strerror((int)error));
 	else
-		cli_error("no larderd at %s: %s: is it running?", socket_path,
-			error ? strerror((int)error) : curl_easy_strerror(code));
+		snprintf(why.text, why.size, "no larderd at %s: %s: is it running?",
+			socket_path, error ? strerror((int)error) : curl_easy_strerror(code));
 }
 
-/* The object in an answer with this status; NULL: it is an error, and was said. */
-static struct json_object *object_of(long status, const struct answer *answer)
+/* The object in an answer with this status; NULL: it is an error, and `why` says which. */
+static struct json_object *object_of(
+	long status, const struct answer *answer, struct reason why)
 {
 	struct json_object *o = answer->text ? json_tokener_parse(answer->text) : NULL;
 	bool is_object = json_object_is_type(o, json_type_object);
 	const char *error = is_object ? cli_json_text(o, "error") : "";
-	char clean[600];
 	if (status == 200 && is_object)
 		return o;
 	if (*error)
-		cli_error("%s", cli_clean(error, clean, sizeof(clean)));
+		cli_clean(error, why.text, why.size);
 	else
-		cli_error("the service gave no answer that I know (HTTP %ld)", status);
+		snprintf(why.text, why.size,
+			"the service gave no answer that I know (HTTP %ld)", status);
 	json_object_put(o);
 	return NULL;
 }
 
-static struct json_object *ask(const char *socket_path, const char *method, const char *path)
+static struct json_object *ask(const char *socket_path, const char *method, const char *path,
+	long *ret_status, struct reason why)
 {
 	struct answer answer = {0};
 	struct json_object *o = NULL;
 	char url[256];
-	long status = 0;
 	CURL *curl = curl_easy_init();
 	if (!curl) {
-		cli_error("libcurl does not start");
+		snprintf(why.text, why.size, "libcurl does not start");
 		return NULL;
 	}
 	snprintf(url, sizeof(url), "http://larder%s", path);
 	set_up(curl, socket_path, method, url, &answer);
 	CURLcode code = curl_easy_perform(curl);
-	curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, ret_status);
 	if (code == CURLE_OK)
-		o = object_of(status, &answer);
+		o = object_of(*ret_status, &answer, why);
 	else
-		say_why(curl, code, socket_path);
+		say_why(curl, code, socket_path, why);
 	curl_easy_cleanup(curl);
 	free(answer.text);
 	return o;
 }
 
-struct json_object *cli_ask(const struct cli *cli, const char *method, const char *path)
+struct json_object *cli_try(const struct cli *cli, const char *method, const char *path,
+	long *ret_status, char *why, size_t why_size)
 {
 	char socket_path[108]; /* of struct sockaddr_un */
 	int n = snprintf(
 		socket_path, sizeof(socket_path), "%s/stats.sock", cli_runtime_dir(cli));
+	*ret_status = 0;
 	if (n < 0 || (size_t)n >= sizeof(socket_path)) {
-		cli_error("%s: too long for a socket's path", cli_runtime_dir(cli));
+		snprintf(why, why_size, "%s: too long for a socket's path",
+			cli_runtime_dir(cli));
 		return NULL;
 	}
 	if (curl_global_init(CURL_GLOBAL_NOTHING) != CURLE_OK) {
-		cli_error("libcurl does not start");
+		snprintf(why, why_size, "libcurl does not start");
 		return NULL;
 	}
-	struct json_object *o = ask(socket_path, method, path);
+	struct json_object *o =
+		ask(socket_path, method, path, ret_status, (struct reason){why, why_size});
 	curl_global_cleanup();
+	return o;
+}
+
+struct json_object *cli_ask(const struct cli *cli, const char *method, const char *path)
+{
+	char why[600];
+	long status;
+	struct json_object *o = cli_try(cli, method, path, &status, why, sizeof(why));
+	if (!o)
+		cli_error("%s", why);
 	return o;
 }
 

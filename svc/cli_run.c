@@ -33,20 +33,20 @@ static char *shim_beside_us(void)
 	return NULL;
 }
 
-/* Full path of the shim, which the caller frees. NULL: there is none, and it said so. */
-static char *find_shim(void)
+char *cli_find_shim(const char **ret_wanted)
 {
 	const char *env = getenv("LARDER_SHIM");
 	bool given = env && *env;
 	char *beside = given ? NULL : shim_beside_us();
+	*ret_wanted = given ? env : LARDER_SHIM_DEFAULT;
 	if (beside)
 		return beside;
-	const char *wanted = given ? env : LARDER_SHIM_DEFAULT;
-	char *path = realpath(wanted, NULL);
-	if (path && access(path, R_OK) == 0)
+	char *path = realpath(*ret_wanted, NULL);
+	if (!path || access(path, R_OK) == 0)
 		return path;
-	cli_error("no shim at %s (%m): running unmanaged", wanted);
+	int e = errno;
 	free(path);
+	errno = e;
 	return NULL;
 }
 
@@ -65,10 +65,12 @@ static bool is_preloaded(const char *preload, const char *path)
 
 static void preload_shim(void)
 {
-	_cleanup_free_ char *shim = find_shim(), *both = NULL;
-	const char *old = getenv("LD_PRELOAD");
-	if (!shim)
+	const char *wanted, *old = getenv("LD_PRELOAD");
+	_cleanup_free_ char *shim = cli_find_shim(&wanted), *both = NULL;
+	if (!shim) {
+		cli_error("no shim at %s (%m): running unmanaged", wanted);
 		return;
+	}
 	if (strpbrk(shim, ": ")) {
 		cli_error("no path with a space or colon can be preloaded (%s): running "
 			  "unmanaged",
