@@ -12,6 +12,8 @@ static const struct cli_command commands[] = {
 	{"evict", "PID", 1, 1, CLI_JSON, cli_evict, "take all that may be taken now"},
 	{"release", "PID", 1, 1, CLI_JSON, cli_release, "put everything back"},
 	{"reload", "", 0, 0, 0, cli_reload, "have the service read its configuration again"},
+	{"doctor", "[PID]", 0, 1, CLI_JSON | CLI_CONFIG, cli_doctor,
+		"say what prevents eviction, here or of one process, and what helps"},
 	{"check-config", "FILE", 1, 1, 0, cli_check_config,
 		"say whether a configuration is right"},
 	{"--dump-config", "[FILE]", 0, 1, 0, cli_dump_config,

@@ -26,11 +26,13 @@ enum {
 	CLI_NO_INHERIT = 1 << 2,
 	CLI_JSON = 1 << 3,
 	CLI_HELP = 1 << 4,
+	CLI_CONFIG = 1 << 5,
 };
 
 struct cli {
 	const char *runtime_dir; /* --runtime-dir, or NULL */
 	const char *policy;	 /* --policy, or NULL */
+	const char *config;	 /* --config, or NULL */
 	bool no_inherit, json, help;
 	char **operands; /* what is left, NULL-terminated */
 	int operand_count;
@@ -51,6 +53,7 @@ int cli_status(const struct cli *cli);
 int cli_evict(const struct cli *cli);
 int cli_release(const struct cli *cli);
 int cli_reload(const struct cli *cli);
+int cli_doctor(const struct cli *cli);
 int cli_check_config(const struct cli *cli);
 int cli_dump_config(const struct cli *cli);
 int cli_help_config(const struct cli *cli);

@@ -29,6 +29,9 @@ static const struct expect usages[] = {
 	{"$larder evict self", 2, NULL, "self is no process id"},
 	{"$larder release 99999999999", 2, NULL, "99999999999 is no process id"},
 	{"$larder reload now", 2, NULL, "too many words"},
+	{"$larder doctor x", 2, NULL, "x is no process id"},
+	{"$larder doctor 1 2", 2, NULL, "too many words: usage: larder doctor [PID]"},
+	{"$larder doctor --policy x", 2, NULL, "doctor has no option --policy"},
 	{"$larder check-config", 2, NULL, "something is missing"},
 	{"$larder --version > /dev/full", 1, NULL, "cannot write"},
 };
