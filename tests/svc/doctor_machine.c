@@ -251,10 +251,16 @@ static void service_does_not_run(void **state)
 /* The file that the service was started with is the one that counts. */
 static void configuration_is_the_services(void **state)
 {
-	static const char *const arguments[] = {"larderd\0--config\0/srv/my.conf",
-		"larderd\0--debug\0--config=/srv/my.conf", "larderd\0-c\0/srv/my.conf",
-		"larderd\0--config\0my.conf\0"};
-	static const size_t sizes[] = {30, 39, 24, 24};
+#define TEXT(t)                                                                                \
+	{                                                                                      \
+		(t), sizeof(t)                                                                 \
+	}
+	static const struct {
+		const char *text;
+		size_t size;
+	} arguments[] = {TEXT("larderd\0--config\0/srv/my.conf"),
+		TEXT("larderd\0--debug\0--config=/srv/my.conf"),
+		TEXT("larderd\0-c\0/srv/my.conf"), TEXT("larderd\0--config\0my.conf")};
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(arguments); i++) {
@@ -263,7 +269,8 @@ static void configuration_is_the_services(void **state)
 		machine_write(&m, "/srv/my.conf",
 			"[service]\nallow-user = *\n[policy x]\nmatch-exe = y\n");
 		machine_link(&m, "/proc/100/cwd", "/srv");
-		machine_write_bytes(&m, "/proc/100/cmdline", arguments[i], sizes[i]);
+		machine_write_bytes(
+			&m, "/proc/100/cmdline", arguments[i].text, arguments[i].size);
 		doctor_machine(&m.d);
 		expect_finding(&m.d, DOCTOR_OK, "config", "/srv/my.conf: 2 policies");
 		/* what is asked for goes before */
