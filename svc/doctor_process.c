@@ -293,29 +293,49 @@ bool doctor_check_loaded(struct doctor *d)
 	return true;
 }
 
-/* As larder run and the shim talk by the environment. */
-bool doctor_check_inherited(struct doctor *d)
+/* What the shim read in the environment, at its start. */
+struct origin {
+	bool direct; /* larder run became this very process */
+	bool kept_out;
+	const char *runtime_dir;
+};
+
+/* False: it wasn't started by way of larder run. */
+static bool read_origin(
+	const struct doctor *d, const char *env, size_t size, struct origin *ret)
 {
-	size_t size;
-	_cleanup_free_ char *env = doctor_text(d, &size, "/proc/%d/environ", (int)d->pid);
-	if (!env)
-		return true;
 	const char *run = doctor_variable(env, size, "LARDER_RUN_PID");
 	const char *inherit = doctor_variable(env, size, "LARDER_INHERIT");
 	const char *dir = doctor_variable(env, size, "LARDER_RUNTIME_DIR");
 
-	if (!run || attached(d))
+	if (!run)
+		return false;
+	ret->direct = atol(run) == (long)d->pid;
+	ret->kept_out = !ret->direct && inherit && strcmp(inherit, "0") == 0;
+	ret->runtime_dir = dir && *dir ? dir : RUNTIME_DIR_DEFAULT;
+	return true;
+}
+
+bool doctor_check_inherited(struct doctor *d)
+{
+	size_t size;
+	_cleanup_free_ char *env = doctor_text(d, &size, "/proc/%d/environ", (int)d->pid);
+	struct origin o;
+
+	if (!env || attached(d) || !read_origin(d, env, size, &o))
 		return true;
-	if (!dir || !*dir)
-		dir = RUNTIME_DIR_DEFAULT;
-	if (inherit && strcmp(inherit, "0") == 0 && atol(run) != (long)d->pid) {
+	if (o.kept_out) {
 		doctor_fail(d, "a program above it was started with --no-inherit");
 		doctor_remedy(d, "start this one with larder run -- CMD, or that one without "
 				 "--no-inherit");
-	} else if (!doctor_same_path(d, dir, d->runtime_dir)) {
-		doctor_fail(
-			d, "it looks for the service at %s, not at %s", dir, d->runtime_dir);
-		doctor_remedy(d, "larder doctor --runtime-dir %s %d", dir, (int)d->pid);
+	} else if (!doctor_same_path(d, o.runtime_dir, d->runtime_dir)) {
+		doctor_fail(d, "it looks for the service at %s, not at %s", o.runtime_dir,
+			d->runtime_dir);
+		doctor_remedy(
+			d, "larder doctor --runtime-dir %s %d", o.runtime_dir, (int)d->pid);
+	} else {
+		doctor_ok(d, o.direct ? "started by larder run"
+				      : "a child of what larder run started");
 	}
 	return true;
 }
