@@ -146,7 +146,8 @@ bool doctor_check_config(struct doctor *d)
 		return true;
 	}
 	if (*path)
-		doctor_ok(d, "%s: %zu policies", path, c->policy_count);
+		doctor_ok(d, "%s: %zu polic%s", path, c->policy_count,
+			c->policy_count == 1 ? "y" : "ies");
 	else
 		doctor_ok(d, "built-in settings: there is no " CONFIG_DEFAULT);
 	look_at_access(d, c);

@@ -36,9 +36,12 @@ static const struct help {
 	const char *word; /* of the reason */
 	const char *remedy;
 } helps[] = {
-	{"real-time", "its threads may not wait for pages. If they may: chrt -a -o -p 0 PID"},
-	{"userfaultfd", "the two can't share its memory; leave it alone with manage = no"},
-	{"shares", "leave it alone with manage = no"},
+	{"real-time",
+		"real-time threads may not wait for pages; if these may, run them without: "
+		"chrt -a -o -p 0 PID"},
+	{"userfaultfd",
+		"two can't use userfaultfd on one program; give it a policy with manage = "
+		"no"},
 };
 
 static const char *help_for(const char *why)
@@ -46,7 +49,7 @@ static const char *help_for(const char *why)
 	for (size_t i = 0; i < sizeof(helps) / sizeof(helps[0]); i++)
 		if (strstr(why, helps[i].word))
 			return helps[i].remedy;
-	return "leave it alone with manage = no";
+	return "nothing helps while that is so; give it a policy with manage = no";
 }
 
 bool doctor_check_threads(struct doctor *d)
@@ -140,8 +143,9 @@ static void say_survey(struct doctor *d, const struct survey *s)
 	} else {
 		doctor_fail(d, "nothing of its memory may be managed");
 		doctor_remedy(d,
-			"see the reasons below; only private memory of its own, in mappings "
-			"of %s or more, is",
+			"only private memory in mappings of %s or more can be; the reasons "
+			"stand "
+			"below",
 			doctor_bytes(MAPS_MIN_BYTES, least));
 	}
 	say_refused(d, s, all);

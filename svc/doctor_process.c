@@ -265,11 +265,16 @@ bool doctor_check_preload(struct doctor *d)
 	return true;
 }
 
-/* It was said already that the shim isn't there, or that it can't be told. */
-static bool was_not_preloaded(const struct doctor *d)
+/* It was said already why the shim isn't there, or that it can't be told. */
+static bool absence_explained(const struct doctor *d)
 {
-	const struct doctor_finding *last = &d->finding[d->count - 1];
-	return last->level != DOCTOR_OK && strcmp(last->name, "preload") == 0;
+	for (size_t i = 0; i < d->count; i++) {
+		const struct doctor_finding *f = &d->finding[i];
+		if (f->level != DOCTOR_OK &&
+			(strcmp(f->name, "preload") == 0 || strcmp(f->name, "program") == 0))
+			return true;
+	}
+	return false;
 }
 
 bool doctor_check_loaded(struct doctor *d)
@@ -278,7 +283,7 @@ bool doctor_check_loaded(struct doctor *d)
 
 	if (!loaded_shim(d, path, sizeof(path))) {
 		/* Its list of mappings can't be read, perhaps. */
-		if (attached(d) || was_not_preloaded(d))
+		if (attached(d) || absence_explained(d))
 			return true;
 		doctor_fail(d, "liblarder.so isn't loaded in it, though LD_PRELOAD names it");
 		doctor_remedy(d,

@@ -61,7 +61,7 @@ static const struct file_case {
 		"[service]\nreaders = 2\nallow-group = no-such-group-here\n", DOCTOR_WARN,
 		"config", "only root's programs"},
 	{"/etc/larder/larder.conf", "[service]\nallow-group = 0\n", DOCTOR_OK, "config",
-		"policies"},
+		"larder.conf: 1 policy"},
 	{"/etc/larder/larder.conf", "\n[service]\ncolour = blue\n", DOCTOR_WARN, "config",
 		"/etc/larder/larder.conf:3: unknown key colour"},
 	{"/usr/lib/liblarder.so", NULL, DOCTOR_FAIL, "shim",

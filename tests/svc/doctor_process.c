@@ -287,6 +287,11 @@ static void programs_that_preload_nothing(void **state)
 	machine_elf(&m, path, sizeof(void *) == 8, false);
 	doctor_process(&m.d);
 	expect_finding(&m.d, DOCTOR_FAIL, "program", "statically linked");
+	/* which says it all */
+	OWN(&m, "maps", "1-2 r-xp 0 08:01 7  /usr/bin/program\n");
+	doctor_process(&m.d);
+	assert_int_equal(doctor_count(&m.d, DOCTOR_FAIL), 2); /* and not attached */
+	OWN(&m, "maps", shim_maps);
 	machine_elf(&m, path, sizeof(void *) != 8, true);
 	doctor_process(&m.d);
 	expect_finding(&m.d, DOCTOR_FAIL, "program", "-bit program: the shim is for");
