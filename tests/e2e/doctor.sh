@@ -3,7 +3,7 @@
 # bare, static, not allowed, limited, somebody else's, and gone.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-need /usr/bin/python3
+need /usr/bin/python3 iconv
 
 program='import time; x = list(range(10**6)); print("up", flush=True); time.sleep(600)'
 
@@ -19,13 +19,13 @@ doctor() {
 	jq -e '(.fail > 0) == ('"$want"' == 1)' "$work/doctor.json" >/dev/null || fail "$want: .fail doesn't fit"
 	jq -e '[.findings[] | (.level == "ok") != has("remedy")] | all' "$work/doctor.json" >/dev/null ||
 		fail 'a warning or failure without a remedy, or a success with one'
-	[ "$(grep -c '^      ' "$work/doctor.out")" -eq "$(jq '.warn + .fail' "$work/doctor.json")" ] ||
+	[ "$(grep -ac '^      ' "$work/doctor.out")" -eq "$(jq '.warn + .fail' "$work/doctor.json")" ] ||
 		fail 'not one indented line for each warning and failure'
 }
 
 # says LEVEL NAME TEXT: a line of the latest.
 says() {
-	grep -E "^$1 +$2  " "$work/doctor.out" | grep -qF -- "$3" || fail "no $1 $2: $3"
+	grep -aE "^$1 +$2  " "$work/doctor.out" | grep -qaF -- "$3" || fail "no $1 $2: $3"
 }
 
 # The only failures of the latest are of these names.
@@ -125,6 +125,14 @@ code=0
 (as_nobody "$work/bin/larder" doctor "$!") >"$work/doctor.out" || code=$?
 [ "$code" -eq 1 ] || fail "a question about root's program ended with $code"
 says fail owner "isn't yours to ask about"
+
+# A name that would colour the terminal, and isn't UTF-8.
+bare env LD_PRELOAD=$'bad\xff\e[31m' sleep 600
+wait_for runs "$(command -v sleep)" || fail 'the program with the bad name did not start'
+doctor 1 "$client_pid"
+says fail preload 'LD_PRELOAD is bad'
+! LC_ALL=C grep -qa $'\e' "$work/doctor.out" "$work/doctor.json" || fail 'a name reached the terminal'
+iconv -f UTF-8 -t UTF-8 "$work/doctor.json" >/dev/null || fail "the JSON isn't UTF-8"
 
 # ---- refused by the configuration ----
 
