@@ -14,13 +14,13 @@ const struct config_key config_keys[] = {
 			"root always may"},
 	{SERVICE_KEY(allow_group), .name = "allow-group", .type = VALUE_LIST,
 		.fallback = "larder", .may_be_empty = true, .reload = true,
-		.help = "the same by group, any of the program's groups"},
+		.help = "who may by group, any of the program's groups; * is everyone"},
 	{SERVICE_KEY(readers), .name = "readers", .type = VALUE_UNSIGNED, .fallback = "0",
 		.min = "0", .max = "1024",
 		.help = "threads that answer page faults; 0 is one per CPU"},
 
 	{STORE_KEY(store_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
-		.min = "0", .max = "1024T",
+		.min = "8M", .max = "1024T", .or_zero = true,
 		.help = "most that the packed pages of all programs may take; 0 is half of the "
 			"machine's memory"},
 
@@ -33,9 +33,10 @@ const struct config_key config_keys[] = {
 		.help = "owners of the program: names or numbers, * is everyone; with "
 			"match-exe both must fit"},
 	{POLICY_KEY(manage), .name = "manage", .type = VALUE_BOOL, .fallback = "yes",
-		.reload = true, .help = "no: programs of this policy are left alone"},
+		.reload = true,
+		.help = "whether programs of this policy are taken over at all"},
 	{POLICY_KEY(inherit), .name = "inherit", .type = VALUE_BOOL, .fallback = "yes",
-		.reload = true, .help = "children are taken over too"},
+		.reload = true, .help = "whether children are taken over too"},
 	{POLICY_KEY(min_age_ms), .name = "min-age", .type = VALUE_DURATION, .fallback = "0",
 		.min = "0", .max = "3650d", .reload = true,
 		.help = "a program younger than this is left alone"},
@@ -52,7 +53,9 @@ const struct config_key config_keys[] = {
 			"the store's"},
 };
 /* clang-format on */
-_Static_assert(sizeof(config_keys) / sizeof(config_keys[0]) == CONFIG_KEY_COUNT, "count them");
+const size_t config_key_count = sizeof(config_keys) / sizeof(config_keys[0]);
+_Static_assert(sizeof(config_keys) <= CONFIG_KEYS_MAX * sizeof(config_keys[0]),
+	"config_read and config_dump keep something for each key");
 
 static const char *const section_names[SECTION_COUNT] = {
 	[SECTION_SERVICE] = "service",
@@ -67,7 +70,7 @@ const char *config_section_name(enum config_section s)
 
 const struct config_key *config_key_find(enum config_section s, const char *name)
 {
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++)
+	for (size_t i = 0; i < config_key_count; i++)
 		if (config_keys[i].section == s && strcmp(config_keys[i].name, name) == 0)
 			return &config_keys[i];
 	return NULL;
@@ -119,7 +122,7 @@ const char *config_key_near(enum config_section s, const char *name)
 {
 	const char *best = NULL;
 	size_t best_at = SIZE_MAX;
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++)
+	for (size_t i = 0; i < config_key_count; i++)
 		if (config_keys[i].section == s)
 			consider(name, config_keys[i].name, &best, &best_at);
 	return best;

@@ -1,6 +1,6 @@
-/* The one table of configuration keys. The parser, the checks and their messages, config_dump,
- * config_help and the test of contrib/larder.conf all read it: a new key is a field in policy.h
- * and a line in config_key.c. Private to policy/ and its tests. */
+/* The one table of configuration keys. The parser, the checks and their messages, reload's log,
+ * --dump-config, the example file and larder.conf(5) all come from it: a new key is a line in
+ * config_key.c, and the field in policy.h that it fills. Private to policy/ and its tests. */
 #ifndef LARDER_CONFIG_KEY_H
 #define LARDER_CONFIG_KEY_H
 
@@ -24,14 +24,16 @@ struct config_key {
 	size_t offset;	       /* of the field, in struct config or struct policy */
 	const char *fallback;  /* default, as one would write it in the file */
 	const char *min, *max; /* the same; NULL where a range makes no sense */
+	bool or_zero;	       /* 0 is right too, though below min */
 	bool may_be_empty;     /* lists only */
 	bool match;	       /* picks the programs of a policy; not allowed in "default" */
 	bool reload; /* a reload takes a new value over; else it waits for a restart */
-	const char *help;
+	const char *help; /* a sentence without its full stop */
 };
 
-#define CONFIG_KEY_COUNT 12
-extern const struct config_key config_keys[CONFIG_KEY_COUNT];
+enum { CONFIG_KEYS_MAX = 64 }; /* far above their number, so that it never needs a change */
+extern const struct config_key config_keys[];
+extern const size_t config_key_count;
 
 const char *config_section_name(enum config_section s); /* "service", "store", "policy" */
 

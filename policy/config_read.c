@@ -39,7 +39,7 @@ struct reader {
 	bool in_section;
 	enum config_section section;
 	unsigned section_line[SECTION_POLICY]; /* where it began, 0 = not yet */
-	unsigned seen[CONFIG_KEY_COUNT]; /* line of each key of config_keys in this section */
+	unsigned seen[CONFIG_KEYS_MAX]; /* line of each key of config_keys in this section */
 	struct policy_place *places;	 /* owned; as many as the config has policies */
 };
 
@@ -158,13 +158,19 @@ static int section_header(struct reader *rd, const char *text)
 
 /* Lines */
 
+/* After a read that failed; stdio leaves its errno. EISDIR of a directory is one. */
+static int read_error(void)
+{
+	return errno > 0 ? -errno : -EIO;
+}
+
 /* Reads a line without its end into text. -ENODATA: there is none. */
 static int read_line(struct reader *rd, char *text, size_t size, size_t *ret_length)
 {
 	size_t length = 0;
 	int c = getc(rd->f);
 	if (c == EOF)
-		return ferror(rd->f) ? -EIO : -ENODATA;
+		return ferror(rd->f) ? read_error() : -ENODATA;
 	rd->line++;
 	for (; c != EOF && c != '\n'; c = getc(rd->f)) {
 		if (length + 1 >= size)
@@ -172,7 +178,7 @@ static int read_line(struct reader *rd, char *text, size_t size, size_t *ret_len
 		text[length++] = (char)c;
 	}
 	if (ferror(rd->f))
-		return -EIO;
+		return read_error();
 	text[length] = '\0';
 	*ret_length = length;
 	return 0;

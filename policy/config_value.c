@@ -171,9 +171,10 @@ static int number_parse(
 		number_scan(type->units, key->min, &min);
 	if (key->max)
 		number_scan(type->units, key->max, &max);
-	if (r == -ERANGE || n < min || n > max)
-		return invalid(why, why_size, "%s is out of range: from %s to %s", text,
-			key->min, key->max);
+	bool zero = r == 0 && n == 0 && key->or_zero;
+	if (r == -ERANGE || ((n < min || n > max) && !zero))
+		return invalid(why, why_size, "%s is out of range: %sfrom %s to %s", text,
+			key->or_zero ? "0, or " : "", key->min, key->max);
 	number_store(key->type, n, field);
 	return 0;
 }
@@ -289,6 +290,21 @@ static int list_parse(const struct config_key *key, const char *text, struct pol
 	return 0;
 }
 
+static int list_copy(const struct policy_list *from, struct policy_list *to)
+{
+	struct policy_list l = {0};
+	for (size_t i = 0; i < from->count; i++) {
+		int r = list_add(&l, from->item[i], strlen(from->item[i]));
+		if (r < 0) {
+			list_done(&l);
+			return r;
+		}
+	}
+	list_done(to);
+	*to = l;
+	return 0;
+}
+
 static bool list_equal(const struct policy_list *a, const struct policy_list *b)
 {
 	if (a->count != b->count)
@@ -335,6 +351,14 @@ bool value_equal(const struct config_key *key, const void *a, const void *b)
 	if (key->type == VALUE_LIST)
 		return list_equal(a, b);
 	return number_load(key->type, a) == number_load(key->type, b);
+}
+
+int value_copy(const struct config_key *key, const void *from, void *to)
+{
+	if (key->type == VALUE_LIST)
+		return list_copy(from, to);
+	number_store(key->type, number_load(key->type, from), to);
+	return 0;
 }
 
 void value_done(const struct config_key *key, void *field)

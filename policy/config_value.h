@@ -17,6 +17,7 @@ int value_parse(const struct config_key *key, const char *text, void *field, cha
 void value_print(const struct config_key *key, const void *field, FILE *f);
 
 bool value_equal(const struct config_key *key, const void *a, const void *b);
+int value_copy(const struct config_key *key, const void *from, void *to); /* frees to's list */
 void value_done(const struct config_key *key, void *field);
 
 const char *value_type_name(enum value_type type); /* "size (bytes, K, M, G, T)", ... */

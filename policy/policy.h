@@ -47,16 +47,35 @@ struct config_error {
 	char message[256]; /* what is wrong and would be right, without file name or line */
 };
 
-/* Reads INI text. On -EINVAL err says the first thing wrong. NULL path text (an absent file) is
+/* Reads INI text. On -EINVAL err says the first thing wrong; other errors are those of reading f,
+ * such as -EISDIR, and -ENOMEM. NULL path text (an absent file) is
  * the caller's business: config_default gives what an empty file gives. */
 int config_read(FILE *f, struct config **ret, struct config_error *err);
 int config_default(struct config **ret);
 void config_free(struct config *c); /* NULL is fine */
-/* Every key with its value in force, as INI that config_read takes. */
-int config_dump(const struct config *c, FILE *f);
-/* The first key whose new value a reload can't take over, NULL if there is none. */
-const char *config_needs_restart(const struct config *running, const struct config *next);
-int config_help(FILE *f); /* the table of keys: type, unit, range, default, meaning */
+
+/* One setting in which two configs differ. The strings live until the callback returns. */
+struct config_change {
+	const char *policy;    /* NULL: not in a policy */
+	const char *section;   /* "service", "store", "policy" */
+	const char *key;       /* CONFIG_CHANGE_POLICIES: the policies' names, in order */
+	const char *from, *to; /* as in the file; "" = an empty list */
+	bool restart;	       /* a reload can't take it over */
+};
+#define CONFIG_CHANGE_POLICIES "policies"
+typedef void config_change_fn(const struct config_change *change, void *arg);
+/* Calls f for each difference. A policy that only next has is compared with the defaults. */
+int config_compare(const struct config *running, const struct config *next, config_change_fn *f,
+	void *arg);
+/* What a reload can't take over stays in next as it is in running, so that a config always says
+ * what is in force. next is unusable after a failure. */
+int config_keep(struct config *next, const struct config *running);
+
+/* All of these come from the table of keys; negative when f can't be written. */
+int config_dump(const struct config *c, FILE *f); /* INI that config_read takes, explained */
+int config_example(FILE *f); /* the same with defaults as comments: changes nothing */
+int config_help(FILE *f);    /* for people: type, unit, range, default, meaning */
+int config_man(FILE *f);     /* the same in mdoc(7) */
 
 struct policy_subject {
 	const char *exe;  /* full path of the executable */

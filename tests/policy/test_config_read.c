@@ -86,17 +86,20 @@ static const struct wrong {
 		"readers: the value is missing: it must be a whole number"},
 
 	/* sizes */
-	{"[store]\nmemory-limit = 1P\n", 2,
+	{"[policy x]\nmemory-limit = 1P\n", 2,
 		"memory-limit: \"1P\" is not a size such as 512M or 4GiB"},
-	{"[store]\nmemory-limit = 1GB\n", 2, "memory-limit: \"1GB\" is not a size"},
-	{"[store]\nmemory-limit = 50%\n", 2, "memory-limit: \"50%\" is not a size"},
-	{"[store]\nmemory-limit = 1.\n", 2, "memory-limit: \"1.\" is not a size"},
-	{"[store]\nmemory-limit = .5G\n", 2, "memory-limit: \".5G\" is not a size"},
-	{"[store]\nmemory-limit = 0.5\n", 2, "memory-limit: \"0.5\" is not a size"},
-	{"[store]\nmemory-limit = 1025T\n", 2,
+	{"[policy x]\nmemory-limit = 1GB\n", 2, "memory-limit: \"1GB\" is not a size"},
+	{"[policy x]\nmemory-limit = 50%\n", 2, "memory-limit: \"50%\" is not a size"},
+	{"[policy x]\nmemory-limit = 1.\n", 2, "memory-limit: \"1.\" is not a size"},
+	{"[policy x]\nmemory-limit = .5G\n", 2, "memory-limit: \".5G\" is not a size"},
+	{"[policy x]\nmemory-limit = 0.5\n", 2, "memory-limit: \"0.5\" is not a size"},
+	{"[policy x]\nmemory-limit = 1025T\n", 2,
 		"memory-limit: 1025T is out of range: from 0 to 1024T"},
-	{"[store]\nmemory-limit = 16777216T\n", 2,
+	{"[policy x]\nmemory-limit = 16777216T\n", 2,
 		"memory-limit: 16777216T is out of range: from 0 to 1024T"},
+
+	{"[store]\nmemory-limit = 8191K\n", 2,
+		"memory-limit: 8191K is out of range: 0, or from 8M to 1024T"},
 
 	/* durations */
 	{"[policy x]\ncold-after = 10\n", 2,
@@ -130,6 +133,14 @@ static const struct wrong {
 		"share"},
 	{"[store]\nmemory-limit = 1G\n[policy default]\nmanage = no\nmemory-limit = 1025M\n", 5,
 		"memory-limit of policy default is larger than that of [store]"},
+
+	/* lines that end in another way, or not */
+	{"[service]\r\nreaders = x\r\n", 2, "readers: \"x\" is not a whole number"},
+	{"[service]\r\n\r\nreaders = 5\r\nreaders = 5", 4,
+		"a second readers: the first is in line 3"},
+	{"[service]\nreaders = x", 2, "readers: \"x\" is not a whole number"},
+	{"[service]\n[store]\n[servic", 3, "the section's ] is missing"},
+	{"[service]\nreaders", 2, "this is no section, no comment and no KEY = VALUE"},
 
 	/* only the first error counts */
 	{"[service]\nreaders = x\nreaders = y\n[z]\n", 2,
@@ -170,10 +181,29 @@ static void a_read_error_is_no_syntax_error(void **state)
 	assert_non_null(f);
 	struct config *c = NULL;
 	struct config_error err = {.line = 12345};
-	assert_int_equal(config_read(f, &c, &err), -EIO);
+	assert_int_equal(config_read(f, &c, &err), -EISDIR);
 	assert_null(c);
 	assert_int_equal(err.line, 12345);
 	fclose(f);
+}
+
+/* The longest line, and one byte more, each with and without an end. */
+static void a_line_ends_at_its_limit(void **state)
+{
+	(void)state;
+	char text[300];
+	for (int length = 197; length <= 198; length++) {
+		for (int ends = 0; ends <= 1; ends++) {
+			struct config *c = NULL;
+			struct config_error err = {0};
+			int size = snprintf(text, sizeof(text), "[service]\n#%*s%s", length - 1,
+				"", ends ? "\n" : "");
+			int r = config_of_bytes(text, (size_t)size, &c, &err);
+			assert_int_equal(r, length == 197 ? 0 : -EINVAL);
+			assert_int_equal(err.line, length == 197 ? 0 : 2);
+			config_free(c);
+		}
+	}
 }
 
 /* Right input: what config_dump shows of it must have this line. */
@@ -185,13 +215,13 @@ static const struct right {
 	{"[policy x]\nmanage = 1\n", "\nmanage = yes\n"},
 	{"[service]\nreaders = 1024\n", "\nreaders = 1024\n"},
 	{"[service]\nreaders: 7\n", "\nreaders = 7\n"},
-	{"[store]\nmemory-limit = 4096\n", "\nmemory-limit = 4K\n"},
-	{"[store]\nmemory-limit = 4097\n", "\nmemory-limit = 4097\n"},
-	{"[store]\nmemory-limit = 100B\n", "\nmemory-limit = 100\n"},
-	{"[store]\nmemory-limit = 512k\n", "\nmemory-limit = 512K\n"},
-	{"[store]\nmemory-limit = 1024 MiB\n", "\nmemory-limit = 1G\n"},
-	{"[store]\nmemory-limit = 1.5GiB\n", "\nmemory-limit = 1536M\n"},
-	{"[store]\nmemory-limit = 1024T\n", "\nmemory-limit = 1024T\n"},
+	{"[policy x]\nmemory-limit = 4096\n", "\nmemory-limit = 4K\n"},
+	{"[policy x]\nmemory-limit = 4097\n", "\nmemory-limit = 4097\n"},
+	{"[policy x]\nmemory-limit = 100B\n", "\nmemory-limit = 100\n"},
+	{"[policy x]\nmemory-limit = 512k\n", "\nmemory-limit = 512K\n"},
+	{"[policy x]\nmemory-limit = 1024 MiB\n", "\nmemory-limit = 1G\n"},
+	{"[policy x]\nmemory-limit = 1.5GiB\n", "\nmemory-limit = 1536M\n"},
+	{"[policy x]\nmemory-limit = 1024T\n", "\nmemory-limit = 1024T\n"},
 	{"[policy x]\nmin-age = 0\n", "\nmin-age = 0\n"},
 	{"[policy x]\nmin-age = 90s\n", "\nmin-age = 90s\n"},
 	{"[policy x]\nmin-age = 120 s\n", "\nmin-age = 2m\n"},
@@ -209,6 +239,9 @@ static const struct right {
 	{"[service]\nallow-user = a\n  readers = 3\n", "\nreaders = 3\n"},
 	{"  [service]\n  readers = 3\n", "\nreaders = 3\n"},
 	{"[service]\r\nreaders = 3\r\n", "\nreaders = 3\n"},
+	{"\r\n; nothing\r\n[service]\r\nallow-user = a b\r\n", "\nallow-user = a b\n"},
+	{"\n\n", "\nreaders = 0\n"},
+	{"\xef\xbb\xbf", "\nreaders = 0\n"},
 	{"[service] ; comment\nreaders = 3", "\nreaders = 3\n"},
 	{"\xef\xbb\xbf[service]\nreaders = 3\n", "\nreaders = 3\n"},
 	{"[policy x]\nmatch-exe = \xc3\xa9t\xc3\xa9\n", "\nmatch-exe = \xc3\xa9t\xc3\xa9\n"},
@@ -237,7 +270,7 @@ static void values_arrive_in_their_fields(void **state)
 	(void)state;
 	struct config *c =
 		config_of("[service]\nallow-user = a b\nallow-group = g\nreaders = 3\n"
-			  "[store]\nmemory-limit = 2M\n"
+			  "[store]\nmemory-limit = 16M\n"
 			  "[policy p]\nmatch-exe = e\nmatch-user = u\nmanage = no\n"
 			  "inherit = no\nmin-age = 1s\ncold-after = 2s\n"
 			  "stall-budget = 25%\nmemory-limit = 1M\n");
@@ -246,7 +279,7 @@ static void values_arrive_in_their_fields(void **state)
 	assert_int_equal(c->allow_group.count, 1);
 	assert_string_equal(c->allow_group.item[0], "g");
 	assert_int_equal(c->readers, 3);
-	assert_int_equal(c->store_limit, 2 << 20);
+	assert_int_equal(c->store_limit, 16 << 20);
 	assert_int_equal(c->policy_count, 2);
 	const struct policy *p = &c->policies[0];
 	assert_string_equal(p->name, "p");
@@ -311,6 +344,7 @@ int main(void)
 		cmocka_unit_test(wrong_input_is_refused_with_line_and_reason),
 		cmocka_unit_test(nul_bytes_are_refused),
 		cmocka_unit_test(a_read_error_is_no_syntax_error),
+		cmocka_unit_test(a_line_ends_at_its_limit),
 		cmocka_unit_test(right_input_is_taken),
 		cmocka_unit_test(values_arrive_in_their_fields),
 		cmocka_unit_test(an_empty_file_gives_the_defaults),

@@ -1,5 +1,5 @@
 /* Everything that is written about the configuration agrees with the table of keys: the dump,
- * the help, and the example file. */
+ * the help, the manual page and the example file. */
 #include "test_cmocka.h"
 
 #include "config_key.h"
@@ -9,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *file_text(const char *path)
+/* What a function of the table writes; free it. */
+static char *written_by(int (*write)(FILE *f))
 {
-	FILE *f = fopen(path, "r");
-	assert_non_null(f);
 	char *text = NULL;
-	size_t size = 0;
-	assert_true(getdelim(&text, &size, '\0', f) > 0);
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+	assert_non_null(f);
+	assert_int_equal(write(f), 0);
 	fclose(f);
 	return text;
 }
@@ -23,7 +24,7 @@ static char *file_text(const char *path)
 static void assert_same(const struct config *a, const struct config *b)
 {
 	assert_int_equal(a->policy_count, b->policy_count);
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++) {
+	for (size_t i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
 		size_t places = key->section == SECTION_POLICY ? a->policy_count : 1;
 		for (size_t p = 0; p < places; p++)
@@ -40,7 +41,7 @@ static void the_table_is_sound(void **state)
 	(void)state;
 	struct config *c;
 	assert_int_equal(config_default(&c), 0);
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++) {
+	for (size_t i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
 		assert_ptr_equal(config_key_find(key->section, key->name), key);
 		assert_true(strlen(key->help) > 0);
@@ -62,7 +63,7 @@ static void a_dump_reads_back_as_the_same(void **state)
 	static const char *const texts[] = {
 		"",
 		"[service]\nallow-user = a,b c\nallow-group =\nreaders = 17\n",
-		"[store]\nmemory-limit = 1234567\n[policy x]\nmemory-limit = 1234566\n",
+		"[store]\nmemory-limit = 12345678\n[policy x]\nmemory-limit = 1234566\n",
 		("[policy x]\nmatch-exe = a/*/b [x-z]* ?\nmatch-user = 0 * me\nmanage = no\n"
 		 "inherit = no\nmin-age = 61s\ncold-after = 1ms\nstall-budget = 33.333333%\n"),
 		"[policy z]\n[policy default]\nstall-budget = 99.999999%\n[policy a]\n",
@@ -101,7 +102,7 @@ static void a_dump_shows_every_key(void **state)
 	(void)state;
 	struct config *c = config_of("[policy x]\nmatch-exe = a\nmatch-user = b\n");
 	char *text = config_text(c);
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++) {
+	for (size_t i = 0; i < config_key_count; i++) {
 		char line[64];
 		snprintf(line, sizeof(line), "\n%s = ", config_keys[i].name);
 		if (!strstr(text, line))
@@ -111,19 +112,31 @@ static void a_dump_shows_every_key(void **state)
 	config_free(c);
 }
 
-static void the_help_tells_all_of_the_table(void **state)
+/* Words apart by any space and prefix, as after wrapping. */
+static void unwrap(char *text)
 {
-	(void)state;
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
-	assert_int_equal(config_help(f), 0);
-	fclose(f);
+	char *to = text;
+	for (char *from = text; *from; from++) {
+		bool space = *from == ' ' || *from == '\n' || *from == '#';
+		if (!space)
+			*to++ = *from;
+		else if (to > text && to[-1] != ' ')
+			*to++ = ' ';
+	}
+	*to = '\0';
+}
+
+/* All that the table says of each key, in the table's order. */
+static void assert_tells_all(char *text)
+{
+	unwrap(text);
 	const char *at = text;
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++) {
+	for (size_t i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
-		const char *needles[] = {key->name, key->help, value_type_name(key->type),
-			key->min ? key->min : "", key->max ? key->max : "", key->fallback};
+		const char *needles[] = {key->name, key->help + 1,
+			value_type_name(key->type) + 1, key->min ? key->min : "",
+			key->max ? key->max : "", key->fallback,
+			key->reload ? "" : "a change waits for a restart"};
 		for (size_t n = 0; n < sizeof(needles) / sizeof(needles[0]); n++) {
 			at = strstr(at, needles[n]);
 			if (!at)
@@ -134,10 +147,46 @@ static void the_help_tells_all_of_the_table(void **state)
 	free(text);
 }
 
+static void the_help_tells_all_of_the_table(void **state)
+{
+	(void)state;
+	assert_tells_all(written_by(config_help));
+	assert_tells_all(written_by(config_man));
+}
+
+static void a_dump_explains_each_key_once(void **state)
+{
+	(void)state;
+	struct config *c = config_of("[policy x]\nmatch-exe = a\nmatch-user = b\n[policy y]\n");
+	char *text = config_text(c);
+	unwrap(text);
+	for (size_t i = 0; i < config_key_count; i++) {
+		const char *help = strstr(text, config_keys[i].help + 1);
+		if (!help || strstr(help + 1, config_keys[i].help + 1))
+			fail_msg("%s is explained never or twice in\n%s", config_keys[i].name,
+				text);
+	}
+	free(text);
+	config_free(c);
+}
+
+static void no_roff_request_comes_of_the_text(void **state)
+{
+	(void)state;
+	char *text = written_by(config_man), *rest = text, *line;
+	while ((line = strsep(&rest, "\n")))
+		if ((*line == '.' && strncmp(line, ".It Cm ", 7) && strncmp(line, ".Ss [", 5) &&
+			    strncmp(line, ".Bl ", 4) && strcmp(line, ".El") &&
+			    strcmp(line, ".br")) ||
+			*line == '\'')
+			fail_msg("%s", line);
+	free(text);
+}
+
 static void the_example_changes_nothing(void **state)
 {
 	(void)state;
-	char *text = file_text(EXAMPLE_CONF);
+	char *text = written_by(config_example);
 	struct config *c = config_of(text), *defaults;
 	assert_int_equal(config_default(&defaults), 0);
 	assert_same(c, defaults);
@@ -162,13 +211,13 @@ static void uncomment(char *text)
 static void the_example_shows_every_key_and_its_default(void **state)
 {
 	(void)state;
-	char *text = file_text(EXAMPLE_CONF);
+	char *text = written_by(config_example);
 	uncomment(text);
 	struct config *c = config_of(text), *defaults;
 	assert_int_equal(config_default(&defaults), 0);
 	assert_int_equal(c->policy_count, 2);
 	assert_string_equal(c->policies[0].name, "default");
-	for (size_t i = 0; i < CONFIG_KEY_COUNT; i++) {
+	for (size_t i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
 		char line[100];
 		/* Match keys have no place in "default": there is no default to show. */
@@ -185,19 +234,6 @@ static void the_example_shows_every_key_and_its_default(void **state)
 	config_free(defaults);
 }
 
-static void changes_that_need_a_restart_are_named(void **state)
-{
-	(void)state;
-	struct config *a = config_of("[service]\nreaders = 2\n");
-	struct config *b = config_of("[service]\nreaders = 3\n");
-	struct config *c = config_of("[service]\nreaders = 2\nallow-user = x\n[policy y]\n");
-	assert_string_equal(config_needs_restart(a, b), "readers");
-	assert_null(config_needs_restart(a, c));
-	config_free(a);
-	config_free(b);
-	config_free(c);
-}
-
 static void a_full_disk_is_noticed(void **state)
 {
 	(void)state;
@@ -206,6 +242,8 @@ static void a_full_disk_is_noticed(void **state)
 	assert_non_null(f);
 	assert_true(config_dump(c, f) < 0);
 	assert_true(config_help(f) < 0);
+	assert_true(config_example(f) < 0);
+	assert_true(config_man(f) < 0);
 	fclose(f);
 	config_free(c);
 }
@@ -220,7 +258,8 @@ int main(void)
 		cmocka_unit_test(the_help_tells_all_of_the_table),
 		cmocka_unit_test(the_example_changes_nothing),
 		cmocka_unit_test(the_example_shows_every_key_and_its_default),
-		cmocka_unit_test(changes_that_need_a_restart_are_named),
+		cmocka_unit_test(a_dump_explains_each_key_once),
+		cmocka_unit_test(no_roff_request_comes_of_the_text),
 		cmocka_unit_test(a_full_disk_is_noticed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
