@@ -1,11 +1,10 @@
 #include "cleanup.h"
 #include "cli.h"
 #include "policy.h"
+#include "settings.h"
 
 #include <errno.h>
 #include <string.h>
-
-#define CONFIG_DEFAULT "/etc/larder/larder.conf"
 
 /* Says what is wrong in the form that editors and compilers share. */
 static int read_config(FILE *f, const char *name, struct config **ret)
@@ -40,7 +39,7 @@ int cli_check_config(const struct cli *cli)
 int cli_dump_config(const struct cli *cli)
 {
 	bool given = cli->operand_count > 0;
-	const char *name = given ? cli->operands[0] : CONFIG_DEFAULT;
+	const char *name = given ? cli->operands[0] : SETTINGS_PATH;
 	_cleanup_file_ FILE *f = fopen(name, "re");
 	struct config *c;
 	int r;

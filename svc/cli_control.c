@@ -89,7 +89,8 @@ int cli_reload(const struct cli *cli)
 	struct json_object *o = cli_ask(cli, "POST", "/v1/reload");
 	if (!o)
 		return CLI_FAILED;
+	char text[500];
+	puts(cli_clean(cli_json_text(o, "message"), text, sizeof(text)));
 	json_object_put(o);
-	puts("the configuration was read and is in force");
 	return CLI_OK;
 }

@@ -5,9 +5,7 @@
 #include "histogram.h"
 #include "log.h"
 #include "pager.h"
-#include "policy.h"
 #include "readers.h"
-#include "settings.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -233,24 +231,4 @@ int control_release(struct worker *w, pid_t pid, struct release_result *ret)
 	}
 	client_unref(c);
 	return r;
-}
-
-int control_reload(struct worker *w, char *message, size_t size)
-{
-	struct config *fresh;
-	int r;
-
-	if (!w->config_path) {
-		snprintf(message, size, "larderd was started without a config file");
-		return -ENOENT;
-	}
-	r = settings_load(w->config_path, &fresh, message, size);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&w->lock);
-	struct config *old = w->config;
-	w->config = fresh;
-	pthread_mutex_unlock(&w->lock);
-	config_free(old);
-	return 0;
 }

@@ -66,8 +66,9 @@ struct release_result {
  * evict takes it over again. */
 int control_release(struct worker *w, pid_t pid, struct release_result *ret);
 
-/* -ENOENT: no config file was given. On -EINVAL message says the
- * file, line and reason, and the old settings stay. */
+/* reload.c. Reads the config file again and takes all of it over or, on failure, nothing.
+ * message says for people what changed, or the file, line and reason; the log has both, with a
+ * line for each setting that changed. */
 int control_reload(struct worker *w, char *message, size_t size);
 
 #endif

@@ -304,14 +304,10 @@ static void post_reload(struct request *req)
 		return;
 	}
 	int r = control_reload(req->h->w, message, sizeof(message));
-	if (r == -ENOENT)
-		answer_error(req, MHD_HTTP_CONFLICT, "the service runs without a config file");
-	else if (r == -EINVAL)
+	if (r < 0)
 		answer_error(req, MHD_HTTP_CONFLICT, "%s", message);
-	else if (r < 0)
-		answer_failure(req, r);
 	else
-		answer(req, report_reload());
+		answer(req, report_reload(message));
 }
 
 /* Routes */

@@ -1,7 +1,9 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
 #include "log.h"
+#include "policy.h"
 #include "probe.h"
+#include "settings.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -13,23 +15,42 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#define DEFAULT_CONFIG	    "/etc/larder/larder.conf"
 #define DEFAULT_RUNTIME_DIR "/run/larder"
+
+enum { OPTION_DUMP_CONFIG = 256 }; /* above the letters */
+
+/* The parser, --help and the test of larderd(8) come from this. */
+static const struct row {
+	int letter; /* or a number above all letters: it has none */
+	const char *name;
+	const char *argument; /* its name, NULL = a switch */
+	const char *help;
+} rows[] = {
+	{'c', "config", "FILE", "settings (default: " SETTINGS_PATH " if it exists)"},
+	{'r', "runtime-dir", "DIR", "sockets and store (default: " DEFAULT_RUNTIME_DIR ")"},
+	{'d', "debug", NULL, "log more"},
+	{OPTION_DUMP_CONFIG, "dump-config", NULL,
+		"print every setting as a larder.conf, and end"},
+	{'h', "help", NULL, "this text"},
+	{'v', "version", NULL, "print the version"},
+};
+enum { ROWS = sizeof(rows) / sizeof(rows[0]) };
 
 static void usage(FILE *f)
 {
-	fputs("larderd " LARDER_VERSION ": compressed swap for programs that opt in\n"
-	      "\n"
-	      "  larderd [--config FILE] [--runtime-dir DIR] [--debug]\n"
-	      "\n"
-	      "  --config FILE      settings (default: " DEFAULT_CONFIG " if it exists)\n"
-	      "  --runtime-dir DIR  sockets and store (default: " DEFAULT_RUNTIME_DIR ")\n"
-	      "  --debug            log more\n"
-	      "  --help, --version\n"
-	      "\n"
-	      "Stays in the foreground and logs to stderr. SIGHUP reads the settings again; "
-	      "SIGTERM\n"
-	      "gives every page back and ends. Needs root.\n",
+	fputs("larderd " LARDER_VERSION ": compressed swap for programs that opt in\n\n"
+	      "usage: larderd [OPTION...]\n\n",
+		f);
+	for (size_t i = 0; i < ROWS; i++) {
+		char left[40], letter[8] = "    ";
+		if (rows[i].letter < OPTION_DUMP_CONFIG)
+			snprintf(letter, sizeof(letter), "-%c, ", rows[i].letter);
+		snprintf(left, sizeof(left), "--%s%s%s", rows[i].name,
+			rows[i].argument ? " " : "", rows[i].argument ? rows[i].argument : "");
+		fprintf(f, "  %s%-18s  %s\n", letter, left, rows[i].help);
+	}
+	fputs("\nStays in the foreground and logs to stderr. SIGHUP reads the settings again; "
+	      "SIGTERM\ngives every page back and ends. Needs root.\n",
 		f);
 }
 
@@ -51,15 +72,30 @@ static void raise_limits(void)
 			strerror(errno));
 }
 
-static int parse(int argc, char **argv, struct worker_options *o)
+/* rows, in getopt's words. letters: ROWS * 2 + 1. */
+static void make_options(struct option option[ROWS + 1], char *letters)
 {
-	static const struct option option[] = {{"config", required_argument, NULL, 'c'},
-		{"runtime-dir", required_argument, NULL, 'r'},
-		{"debug", no_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'}, {NULL, 0, NULL, 0}};
+	for (size_t i = 0; i < ROWS; i++) {
+		int has = rows[i].argument ? required_argument : no_argument;
+		option[i] = (struct option){rows[i].name, has, NULL, rows[i].letter};
+		if (rows[i].letter >= OPTION_DUMP_CONFIG)
+			continue;
+		*letters++ = (char)rows[i].letter;
+		if (rows[i].argument)
+			*letters++ = ':';
+	}
+	option[ROWS] = (struct option){0};
+	*letters = '\0';
+}
+
+static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump)
+{
+	struct option option[ROWS + 1];
+	char letters[ROWS * 2 + 1];
 	int c;
 
-	while ((c = getopt_long(argc, argv, "c:r:dhv", option, NULL)) != -1)
+	make_options(option, letters);
+	while ((c = getopt_long(argc, argv, letters, option, NULL)) != -1)
 		switch (c) {
 		case 'c':
 			o->config_path = optarg;
@@ -69,6 +105,9 @@ static int parse(int argc, char **argv, struct worker_options *o)
 			break;
 		case 'd':
 			log_setup(LOG_DEBUG);
+			break;
+		case OPTION_DUMP_CONFIG:
+			*ret_dump = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -82,26 +121,51 @@ static int parse(int argc, char **argv, struct worker_options *o)
 	return optind == argc ? 0 : -EINVAL;
 }
 
-int main(int argc, char **argv)
+static int dump_config(const char *path)
 {
-	struct worker_options o = {.runtime_dir = DEFAULT_RUNTIME_DIR, .device = -1};
+	struct config *c;
+	char message[512];
 
-	log_setup(LOG_INFO);
-	if (parse(argc, argv, &o) < 0) {
-		usage(stderr);
-		return 2;
+	int r = settings_load(path, &c, message, sizeof(message));
+	if (r < 0) {
+		log_error("%s", message);
+		return r;
 	}
-	if (!o.config_path && access(DEFAULT_CONFIG, F_OK) == 0)
-		o.config_path = DEFAULT_CONFIG;
-	o.device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	if (o.device < 0) {
+	r = config_dump(c, stdout);
+	if (r < 0)
+		log_error("stdout: %s", strerror(-r));
+	config_free(c);
+	return r;
+}
+
+/* The descriptor, or -1: it said why. */
+static int open_device(void)
+{
+	int fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
 		log_error("/dev/userfaultfd: %s%s", strerror(errno),
 			errno == EACCES ? ": larderd needs root"
 			: errno == ENOENT
 				? ": this kernel lacks CONFIG_USERFAULTFD, or is older than 6.1"
 				: "");
-		return EXIT_FAILURE;
+	return fd;
+}
+
+int main(int argc, char **argv)
+{
+	struct worker_options o = {.runtime_dir = DEFAULT_RUNTIME_DIR, .device = -1};
+	bool dump = false;
+
+	log_setup(LOG_INFO);
+	if (parse(argc, argv, &o, &dump) < 0) {
+		usage(stderr);
+		return 2;
 	}
+	if (dump)
+		return dump_config(o.config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	o.device = open_device();
+	if (o.device < 0)
+		return EXIT_FAILURE;
 	o.no_eviction = probe_kernel(o.device);
 	if (o.no_eviction)
 		log_error("nothing will be evicted: %s", o.no_eviction);

@@ -160,10 +160,11 @@ char *report_release(pid_t pid, const struct release_result *result)
 	return text_of(o);
 }
 
-char *report_reload(void)
+char *report_reload(const char *message)
 {
 	struct json_object *o = json_object_new_object();
 	json_object_object_add(o, "reloaded", json_object_new_boolean(1));
+	add_text(o, "message", message);
 	return text_of(o);
 }
 

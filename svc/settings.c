@@ -12,9 +12,12 @@ int settings_load(const char *path, struct config **ret, char *message, size_t s
 	struct config_error e = {.line = 0};
 	int r;
 
-	if (!path)
-		return config_default(ret);
+	bool given = path != NULL;
+	if (!given)
+		path = SETTINGS_PATH;
 	_cleanup_file_ FILE *f = fopen(path, "re");
+	if (!f && !given && errno == ENOENT)
+		return config_default(ret);
 	if (!f) {
 		r = -errno;
 		snprintf(message, size, "%s: %s", path, strerror(-r));

@@ -7,7 +7,10 @@
 
 struct config;
 
-/* path NULL: the built-in settings. On failure message names file, line and reason. */
+#define SETTINGS_PATH "/etc/larder/larder.conf" /* where no other is given */
+
+/* path NULL: SETTINGS_PATH, and the built-in settings where there is none. On failure message
+ * names file, line and reason. */
 int settings_load(const char *path, struct config **ret, char *message, size_t size);
 uint64_t settings_store_limit(const struct config *c); /* bytes; the default resolved */
 uint64_t settings_own_rss(void);		       /* bytes, from /proc/self/statm */

@@ -359,10 +359,7 @@ static void on_signal(struct loop *l)
 			l->stop = true;
 			continue;
 		}
-		if (control_reload(l->w, message, sizeof(message)) < 0)
-			log_error("reload: %s; the old settings stay", message);
-		else
-			log_info("reload: done");
+		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
 	}
 }
 
@@ -535,6 +532,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
+	pthread_mutex_init(&w->reload_lock, NULL);
 	qsbr_init(&w->qsbr);
 }
 

@@ -29,7 +29,7 @@ struct restorer;
 
 struct worker_options {
 	const char *runtime_dir; /* borrowed */
-	const char *config_path; /* borrowed; NULL: built-in settings */
+	const char *config_path; /* borrowed; NULL: as settings_load has it */
 	const char *no_eviction; /* borrowed; why this kernel can't evict, or NULL */
 	int device;		 /* owned from worker_run on: /dev/userfaultfd */
 };
@@ -54,7 +54,8 @@ struct worker {
 	uint64_t next_client_id;
 	struct client **place; /* by place, borrowed from client[]; NULL = free */
 	size_t place_count;
-	struct config *config; /* owned; replaced as a whole by reload */
+	struct config *config;	     /* owned; replaced as a whole by reload */
+	pthread_mutex_t reload_lock; /* one reload at a time; taken before lock */
 
 	_Atomic uint64_t corrupt_pages;
 	/* Of clients that are gone. */

@@ -49,6 +49,7 @@ void fake_init(struct worker *w)
 	memset(w, 0, sizeof(*w));
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->changed, NULL);
+	w->reload_message = "nothing changed";
 	fill((uint64_t *)&w->service, sizeof(w->service) / sizeof(uint64_t), 1000);
 	add_client(w, 101, 1000, "/usr/bin/one");
 	add_client(w, 102, 1001, "/odd/\"quoted\"\\path\nline\xff");

@@ -87,7 +87,7 @@ static const struct expect configs[] = {
 	{"$larder check-config empty", 0, "empty: ok\n", NULL},
 	{"$larder check-config bad", 1, NULL, "bad:3: unknown key colour in [service]\n"},
 	{"$larder check-config missing", 1, NULL, "missing: No such file or directory"},
-	{"$larder check-config /", 1, NULL, "/: Input/output error"},
+	{"$larder check-config /", 1, NULL, "/: Is a directory"},
 	{"$larder --dump-config good", 0, "\nreaders = 5\n", NULL},
 	{"$larder --dump-config bad", 1, NULL, "bad:3: unknown key colour"},
 	{"$larder --dump-config missing", 1, NULL, "missing: No such file or directory"},

@@ -21,7 +21,7 @@ static const struct ask {
 	{"GET /metrics", 200, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"},
 	{"POST /v1/clients/101/evict", 200, "\"moved_pages\":"},
 	{"POST /v1/clients/101/release", 200, "\"restored_pages\":"},
-	{"POST /v1/reload", 200, "{\"reloaded\":true}"},
+	{"POST /v1/reload", 200, "{\"reloaded\":true,\"message\":\"nothing changed\"}"},
 
 	{"GET /", 404, "{\"error\":\"no such path\"}"},
 	{"GET /v1/status/", 404, "no such path"},
@@ -355,8 +355,9 @@ static void reload_tells_what_is_wrong(void **state)
 	json_object_put(o);
 
 	s->worker.reload_error = -ENOENT;
+	s->worker.reload_message = "larder.conf: No such file or directory";
 	o = json_as(s, 0, "POST /v1/reload", 409);
-	assert_string_equal(json_text(o, "error"), "the service runs without a config file");
+	assert_string_equal(json_text(o, "error"), "larder.conf: No such file or directory");
 	json_object_put(o);
 }
 
