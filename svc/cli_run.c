@@ -14,10 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SHIM_NAME "liblarder.so"
-
-/* The shim beside our own executable, as in a build tree. */
-static char *shim_beside_us(void)
+/* The shim at a path that begins where our own executable lies. */
+static char *shim_from_us(const char *relative)
 {
 	char self[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -25,11 +23,13 @@ static char *shim_beside_us(void)
 		return NULL;
 	self[n] = '\0';
 	char *slash = strrchr(self, '/'), *path;
-	if (!slash || asprintf(&path, "%.*s/" SHIM_NAME, (int)(slash - self), self) < 0)
+	if (!slash || asprintf(&path, "%.*s/%s", (int)(slash - self), self, relative) < 0)
 		return NULL;
-	if (access(path, R_OK) == 0)
-		return path;
+	char *full = realpath(path, NULL);
 	free(path);
+	if (full && access(full, R_OK) == 0)
+		return full;
+	free(full);
 	return NULL;
 }
 
@@ -37,10 +37,13 @@ char *cli_find_shim(const char **ret_wanted)
 {
 	const char *env = getenv("LARDER_SHIM");
 	bool given = env && *env;
-	char *beside = given ? NULL : shim_beside_us();
+	/* In a build tree both lie side by side. */
+	char *near = given ? NULL : shim_from_us("liblarder.so");
+	if (!near && !given)
+		near = shim_from_us(LARDER_SHIM_FROM_BIN);
 	*ret_wanted = given ? env : LARDER_SHIM_DEFAULT;
-	if (beside)
-		return beside;
+	if (near)
+		return near;
 	char *path = realpath(*ret_wanted, NULL);
 	if (!path || access(path, R_OK) == 0)
 		return path;
