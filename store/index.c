@@ -128,6 +128,49 @@ void index_close(struct index *x)
 	free(x);
 }
 
+/* SQLite's file format: what a database's first bytes are, and where in them, high byte first,
+ * the numbers lie. */
+#define HEADER_MAGIC "SQLite format 3"
+enum { HEADER_SIZE = 100, HEADER_VERSION_AT = 60, HEADER_APPLICATION_AT = 68 };
+
+static uint32_t header_number(const unsigned char *at)
+{
+	return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static int check_header(int fd)
+{
+	unsigned char header[HEADER_SIZE];
+	ssize_t n = pread(fd, header, sizeof(header), 0);
+
+	if (n < 0)
+		return -errno;
+	if (n == 0)
+		return 0; /* made, and killed before SQLite wrote to it */
+	if (n < HEADER_SIZE || memcmp(header, HEADER_MAGIC, sizeof(HEADER_MAGIC)) != 0 ||
+		header_number(header + HEADER_APPLICATION_AT) != INDEX_SQL_APPLICATION)
+		return -EEXIST;
+	return header_number(header + HEADER_VERSION_AT) > INDEX_SQL_VERSION ? -EPROTONOSUPPORT
+									     : 0;
+}
+
+int index_check(int dirfd)
+{
+	struct stat st;
+
+	/* Not opened yet: opening a pipe would wait. */
+	if (fstatat(dirfd, INDEX_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISREG(st.st_mode))
+		return S_ISDIR(st.st_mode) ? -EISDIR : -EEXIST;
+	int fd = openat(dirfd, INDEX_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int r = check_header(fd);
+	close(fd);
+	return r;
+}
+
 void index_remove(int dirfd)
 {
 	for (unsigned i = 0; i < INDEX_FILES; i++)

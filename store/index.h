@@ -33,6 +33,11 @@ int index_open(struct index **ret, int dirfd, const char *dir);
 void index_close(struct index *x); /* NULL is fine */
 void index_remove(int dirfd);	   /* the files of an earlier run */
 
+/* Is what lies in the index's place, if anything, of an earlier run and so to be replaced? 0:
+ * yes. -EISDIR: a directory. -EEXIST: no index of ours. -EPROTONOSUPPORT: of a newer version.
+ * Another error: it can't be read. */
+int index_check(int dirfd);
+
 int index_begin(struct index *x);
 int index_commit(struct index *x);
 void index_rollback(struct index *x);

@@ -3,22 +3,30 @@
 #ifndef LARDER_STORE_INDEX_SQL_H
 #define LARDER_STORE_INDEX_SQL_H
 
+/* As INDEX_SQL_OPEN has them; index_check knows an index by these. */
+#define INDEX_SQL_APPLICATION 0x4c726472 /* "Lrdr" */
+#define INDEX_SQL_VERSION     1		 /* of the schema */
+
 /* Pages of 8 KiB hold three full leaves; of 4 KiB, one, and a third of the page would be lost.
  * The log is copied back every 128 pages (1 MiB), so it stays about that long, and the cache is
- * bounded, since all of this is memory. */
+ * bounded, since all of this is memory. The file's first bytes have application and version at
+ * once, whenever a kill comes: before the log, behind which the header may lag, and in one
+ * transaction. */
 #define INDEX_SQL_OPEN                                                                         \
 	"PRAGMA page_size = 8192;"                                                             \
-	"PRAGMA auto_vacuum = INCREMENTAL;"                                                    \
-	"PRAGMA journal_mode = WAL;"                                                           \
 	"PRAGMA synchronous = OFF;"                                                            \
+	"BEGIN;"                                                                               \
+	"PRAGMA auto_vacuum = INCREMENTAL;"                                                    \
+	"PRAGMA application_id = 0x4c726472;"                                                  \
+	"PRAGMA user_version = 1;"                                                             \
+	"COMMIT;"                                                                              \
+	"PRAGMA journal_mode = WAL;"                                                           \
 	"PRAGMA wal_autocheckpoint = 128;"                                                     \
 	"PRAGMA journal_size_limit = 1048576;"                                                 \
 	"PRAGMA cache_size = -2048;"                                                           \
 	"PRAGMA mmap_size = 0;"                                                                \
 	"PRAGMA temp_store = MEMORY;"                                                          \
-	"PRAGMA busy_timeout = 0;"                                                             \
-	"PRAGMA application_id = 0x4c726472;" /* "Lrdr" */                                     \
-	"PRAGMA user_version = 1;"
+	"PRAGMA busy_timeout = 0;"
 
 #define INDEX_SQL_SCHEMA                                                                       \
 	"CREATE TABLE client (\n"                                                              \

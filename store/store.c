@@ -30,7 +30,10 @@ static int open_parts(struct store *s, const struct store_options *opt)
 	s->dirfd = open(opt->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->dirfd < 0)
 		return -errno;
-	int r = segments_check_dir(s->dirfd); /* before anything is removed from it */
+	/* Before anything is removed. */
+	int r = segments_check_dir(s->dirfd);
+	if (r == 0)
+		r = index_check(s->dirfd);
 	if (r < 0)
 		return r;
 	remove_files(s->dirfd);

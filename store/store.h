@@ -49,9 +49,10 @@ struct store_options {
 	void *arg;
 };
 
-/* Creates the segments and index.db afresh in opt->dir; files of an earlier run are removed.
- * -ENOTSUP: not a tmpfs. -EINVAL: the limit is under 2 MiB. -ENOSPC, -ENOMEM, other negative
- * errno: as the kernel says. */
+/* Creates the segments and index.db afresh in opt->dir; files of an earlier run are removed,
+ * and nothing else is. -ENOTSUP: not a tmpfs. -EINVAL: the limit is under 2 MiB. index.db is
+ * there and stays: -EISDIR: as a directory; -EEXIST: no index of ours; -EPROTONOSUPPORT: of a
+ * newer version. -ENOSPC, -ENOMEM, other negative errno: as the kernel says. */
 int store_open(struct store **ret, const struct store_options *opt);
 void store_close(struct store *s); /* NULL is fine. Files are removed. */
 

@@ -65,11 +65,40 @@ static int mount_store(struct runtime *r, const char *dir, uint64_t size)
 	else
 		snprintf(options, sizeof(options), "mode=0700,huge=never,noswap");
 	if (mount("larder", r->store, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0) {
-		log_error("%s: mounting a tmpfs (%s): %s", r->store, options, strerror(errno));
-		return -errno;
+		int e = errno;
+		log_error("%s: mounting a tmpfs (%s): %s%s", r->store, options, strerror(e),
+			e == EPERM ? ": larderd needs root" : "");
+		return -e;
 	}
 	r->mounted = true;
 	return 0;
+}
+
+static const struct problem {
+	int error;
+	const char *text;
+} problems[] = {
+	{ENOTSUP, "not a tmpfs, so it would write clients' memory to a disk; unmount it, or "
+		  "mount a "
+		  "tmpfs there"},
+	{ENOSPC, "no room in the tmpfs: it needs 8 MiB at least, and what others put there "
+		 "takes "
+		 "from it; mount it larger (size=), or remove what isn't Larder's"},
+	{EINVAL, "memory-limit is too small; 8M at least"},
+	{EISDIR, "index.db in it is a directory; remove it, or use another --runtime-dir"},
+	{EEXIST, "index.db or warm.seg in it is not Larder's; move it away, or use another "
+		 "--runtime-dir"},
+	{EPROTONOSUPPORT,
+		"index.db in it is of a newer Larder; run that one, or remove the file"},
+	{EACCES, "no permission; larderd needs root"},
+};
+
+const char *runtime_store_problem(int r)
+{
+	for (size_t i = 0; i < sizeof(problems) / sizeof(problems[0]); i++)
+		if (problems[i].error == -r)
+			return problems[i].text;
+	return strerror(-r);
 }
 
 int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes)

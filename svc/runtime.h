@@ -17,6 +17,9 @@ struct runtime {
 int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes);
 void runtime_close(struct runtime *r);
 
+/* Why store_open failed with r in such a directory, and what helps, for people. Static text. */
+const char *runtime_store_problem(int r);
+
 /* A listening unix socket DIR/name; a stale one is replaced (the lock says that it is stale).
  * type: SOCK_STREAM or SOCK_SEQPACKET. Returns the descriptor. */
 int runtime_listen(const char *dir, const char *name, int type, unsigned mode);

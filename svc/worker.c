@@ -461,7 +461,7 @@ static int open_store(struct worker *w, const struct runtime *rt)
 	int r = store_open(&w->store, &o);
 
 	if (r < 0)
-		log_error("%s: %s", rt->store, r == -ENOTSUP ? "not a tmpfs" : strerror(-r));
+		log_error("%s: %s", rt->store, runtime_store_problem(r));
 	else
 		graveyard_init(&w->graveyard, w->store);
 	return r;

@@ -16,7 +16,9 @@ skip() {
 	exit 77
 }
 
-command -v man >/dev/null && command -v groff >/dev/null || skip "no man and groff (contrib/setup test)"
+for program in man groff col; do
+	command -v "$program" >/dev/null || skip "no $program (contrib/setup test)"
+done
 larderd=$BUILD/svc/larderd larder=$BUILD/svc/larder man=$SOURCE/contrib/man
 config_page=$BUILD/contrib/man/larder.conf.5
 
@@ -51,7 +53,8 @@ check_warnings() {
 
 # Options are named in their table, and in the synopsis.
 check_larderd() {
-	local help=$("$larderd" --help)
+	local help
+	help=$("$larderd" --help)
 	same 'larderd, options' "$(options_in "$help")" "$(options_in "$(section "$man/larderd.8" DESCRIPTION | items | grep '^-')")"
 	same 'larderd, synopsis' "$(options_in "$help")" \
 		"$(options_in "$(section "$man/larderd.8" SYNOPSIS)")"

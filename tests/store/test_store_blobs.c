@@ -290,7 +290,9 @@ static void files_of_an_earlier_run_are_removed(void **state)
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		snprintf(path, sizeof(path), "%s/%s", w.dir, names[i]);
 		int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-		assert_int_equal(write(fd, "left over", 9), 9);
+		/* index.db has to be an index: as a process that ends at once leaves it */
+		if (i != 1)
+			assert_int_equal(write(fd, "left over", 9), 9);
 		close(fd);
 	}
 	struct store_options opt = {.dir = w.dir};

@@ -77,6 +77,8 @@ static void schema_documents_itself(void **state)
 	assert_int_equal(sql_number(db, "PRAGMA application_id"), 0x4c726472);
 	assert_int_equal(sql_number(db, "PRAGMA user_version"), 1);
 	assert_string_equal(sql_text(db, "PRAGMA journal_mode"), "wal");
+	assert_int_equal(sql_number(db, "PRAGMA page_size"), 8192);
+	assert_int_equal(sql_number(db, "PRAGMA auto_vacuum"), 2);
 	sqlite3_close(db);
 	world_close(&w);
 }
