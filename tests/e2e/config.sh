@@ -47,6 +47,18 @@ memory-limit = 512M
 match-user = root
 manage = no'
 
+# What is dumped is right, says the same when it is read again, and has the values.
+dump() { "$build/svc/larderd" --config "$1" --dump-config; }
+dump "$file" >"$work/dump.conf" || fail 'larderd --dump-config failed'
+larder check-config "$work/dump.conf" >"$work/check.out" 2>&1 || fail "the dump is wrong: $(cat "$work/check.out")"
+dump "$work/dump.conf" | diff "$work/dump.conf" - || fail 'the dump of the dump differs'
+larder --dump-config "$file" | diff "$work/dump.conf" - || fail 'larder and larderd dump differently'
+for line in '[policy caches]' 'stall-budget = 0.5%' 'readers = 2' 'min-age = 0' '[policy default]'; do
+	grep -qxF "$line" "$work/dump.conf" || fail "no $line in the dump"
+done
+grep -q '^# Threads that answer page faults' "$work/dump.conf" || fail 'no help in the dump'
+grep -A 9 -F '[policy leave-alone]' "$work/dump.conf" | grep -qx 'manage = no' || fail 'manage is not no'
+
 bad 2 '[service]
 alow-user = *'
 bad 3 '

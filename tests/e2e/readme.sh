@@ -62,11 +62,17 @@ check_statistics() {
 
 check_tour() {
 	local text file
-	text=$(names 'Source tour')
+	# Whatever is quoted there and looks like a path.
+	text=$(section 'Source tour' | grep -oE '`[a-zA-Z0-9_.-]+/[a-zA-Z0-9_./-]+`' | tr -d '`' || true)
 	some "$text" 'source tour'
 	for file in $text; do
 		[ -e "$source_dir/$file" ] || fail "README.md: no $file"
 	done
+	text=$(section 'Source tour' | grep -oE '`struct [a-z_]+`' | tr -d '`' || true)
+	some "$text" 'structs'
+	while read -r text; do
+		grep -qx "$text {" "$source_dir"/{store,policy,svc}/*.[ch] || fail "README.md: no $text"
+	done <<<"$text"
 }
 
 check_quick_start
