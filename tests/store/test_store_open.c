@@ -85,16 +85,13 @@ static void make_database(const struct place *p, const char *sql)
 
 static void no_database_is_refused(void **state)
 {
+	static const char text[] =
+		"Some text of somebody's, longer than the header of a database, "
+		"so that all of the header can be read, and none of it is right.";
 	static const struct {
 		const char *bytes;
 		size_t size;
-	} files[] = {
-		{"x", 1},
-		{"SQLite format 3", 16},
-		{"Some text of somebody's, which is longer than the header of a database would "
-		 "be, so that all of it can be read and none of it is right.\n",
-			140},
-	};
+	} files[] = {{"x", 1}, {"SQLite format 3", 16}, {text, sizeof(text)}};
 	static const unsigned char zeros[8192];
 	struct place p;
 
