@@ -114,6 +114,8 @@ int store_txn_begin(struct store *s);
  * has: there are no half transactions. -ENOSPC: the tmpfs is full. */
 int store_txn_commit(struct store *s);
 void store_txn_abort(struct store *s); /* outside of a transaction: nothing */
+/* Do dead blobs wait for a transaction? One that writes nothing frees them too. */
+bool store_has_dead(struct store *s);
 
 /* All store_index_*: -EINVAL outside of a transaction. */
 int store_index_client(struct store *s, const struct store_client *c); /* insert or replace */

@@ -55,6 +55,15 @@ int store_txn_begin(struct store *s)
 	return 0;
 }
 
+bool store_has_dead(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	store_collect_locked(s);
+	bool any = s->dying.count > 0;
+	pthread_mutex_unlock(&s->lock);
+	return any;
+}
+
 void store_txn_abort(struct store *s)
 {
 	if (!s->in_txn)

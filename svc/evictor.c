@@ -42,6 +42,7 @@ struct evictor {
 	struct pager pager;
 	struct codec_pool *pool;  /* owned */
 	struct batch *unfinished; /* owned; its pages are HELD until they can be given back */
+	bool index_failing;	  /* the thread's own: its rows could not be written lately */
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
@@ -162,7 +163,9 @@ static const char *error_text(int r)
 		       "its "
 		       "events don't end";
 	case -ENOSPC:
-		return "the store is full";
+		return "the store is full: release a program, or raise memory-limit in [store] "
+		       "and "
+		       "restart";
 	case -EIO:
 		return "the client failed; see the log";
 	default:
@@ -221,7 +224,7 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 
 /* ---- the thread ---- */
 
-static void forget_gone(struct evictor *e)
+static int forget_gone(struct evictor *e)
 {
 	for (;;) {
 		pthread_mutex_lock(&e->lock);
@@ -229,12 +232,10 @@ static void forget_gone(struct evictor *e)
 		uint64_t id = any ? e->forget[e->forget_count - 1] : 0;
 		pthread_mutex_unlock(&e->lock);
 		if (!any)
-			return;
+			return 0;
 		int r = indexer_flush_all(&e->pager, id);
-		if (r < 0) {
-			log_warn("index: rows of a gone client stay for now: %s", strerror(-r));
-			return;
-		}
+		if (r < 0)
+			return r;
 		pthread_mutex_lock(&e->lock);
 		/* Others may have been added behind it. */
 		for (size_t i = 0; i < e->forget_count; i++)
@@ -246,15 +247,30 @@ static void forget_gone(struct evictor *e)
 	}
 }
 
+/* Said once: a tmpfs that others filled, or somebody who writes to the index, lasts. */
+static void note_index(struct evictor *e, int r)
+{
+	const char *dir = e->worker->runtime_dir;
+
+	if (r < 0 && !e->index_failing)
+		log_warn("%s/store/index.db: %s%s; tried again every second", dir, strerror(-r),
+			r == -ENOSPC  ? ": remove what isn't Larder's from that tmpfs"
+			: r == -EBUSY ? ": somebody writes to it"
+				      : "");
+	else if (r == 0 && e->index_failing)
+		log_info("%s/store/index.db: written again", dir);
+	e->index_failing = r < 0;
+}
+
 static void housekeeping(struct evictor *e)
 {
 	int r;
 
 	finish_batches(e);
-	forget_gone(e);
-	r = indexer_flush_all(&e->pager, 0);
-	if (r < 0)
-		log_warn("index: %s; tried again", strerror(-r));
+	r = forget_gone(e);
+	if (r == 0)
+		r = indexer_flush_all(&e->pager, 0);
+	note_index(e, r);
 	r = store_compact(e->worker->store, COMPACT_PERCENT, COMPACT_BUDGET);
 	if (r < 0 && r != -ENOSPC)
 		log_warn("store: compaction: %s", strerror(-r));
@@ -268,7 +284,7 @@ static struct job *next_job(struct evictor *e)
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += INDEX_PERIOD_MS / 1000;
 	pthread_mutex_lock(&e->lock);
-	while (!e->first && !e->stop && e->forget_count == 0)
+	while (!e->first && !e->stop && (e->forget_count == 0 || e->index_failing))
 		if (pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT)
 			break;
 	struct job *j = e->stop ? NULL : e->first;

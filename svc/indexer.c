@@ -221,7 +221,9 @@ int indexer_flush_all(struct pager *p, uint64_t forget)
 			client[dirty++] = c;
 		}
 	}
-	if (dirty > 0 || dead || forget) {
+	/* What a transaction let go of is free only after the next one (store.h). Without one,
+	 * a store that was full of it would stay full. */
+	if (dirty > 0 || dead || forget || store_has_dead(w->store)) {
 		r = store_txn_begin(w->store);
 		bool begun = r == 0;
 		for (size_t i = 0; i < dirty && r == 0; i++)

@@ -39,6 +39,31 @@ index 'SELECT address, pages FROM pages_by_block LIMIT 1' | grep -Eq '^0x[0-9a-f
 	fail 'no address in pages_by_block'
 [ "$(index 'PRAGMA integrity_check')" = ok ] || fail 'the index is damaged'
 
+# Somebody writes to it while a program ends, whose rows should go: said once, and not in a loop.
+first=$client_pid
+client_start sleep 1000
+client_wait
+said() { grep -F "$LARDER_RUNTIME_DIR/store/index.db: $1" "$work/larderd.log"; }
+mkfifo "$work/go"
+python3 -c '
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("writing", flush=True)
+open(sys.argv[2]).read()' "$LARDER_RUNTIME_DIR/store/index.db" "$work/go" >"$work/writer.out" &
+writer=$!
+started+=("$writer")
+wait_for grep -q writing "$work/writer.out" || fail 'no writer'
+stop "$client_pid" || true
+client_pid=$first
+wait_for said 'Device or resource busy: somebody writes to it; tried again every second' ||
+	fail 'the log does not say that somebody writes to the index'
+: >"$work/go"
+wait "$writer" || fail "the writer ended with $?"
+wait_for said 'written again' || fail 'the index is not written again'
+[ "$(wc -l <"$work/larderd.log")" -lt 30 ] || fail 'the log is full of it'
+agrees || fail "status $evicted, view clients $in_clients, view pages_by_block $in_blocks"
+
 larder release "$client_pid"
 wait_for empty || fail 'pages in the index after release'
 larderd_stop

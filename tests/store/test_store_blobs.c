@@ -90,11 +90,16 @@ static void handle_waits_for_the_commit(void **state)
 	(void)state;
 	world_open(&w, 0);
 	blob_t b = world_put(&w, PAGE_TEXT, 1);
+	assert_false(store_has_dead(w.s));
 	store_unref(w.s, b);
+	assert_true(store_has_dead(w.s));
 	assert_false(handle_comes_back(&w, b));
 	assert_int_equal(store_txn_begin(w.s), 0);
 	assert_false(handle_comes_back(&w, b));
-	assert_int_equal(store_txn_commit(w.s), 0);
+	store_txn_abort(w.s);
+	assert_true(store_has_dead(w.s));
+	world_commit_nothing(&w);
+	assert_false(store_has_dead(w.s));
 	assert_true(handle_comes_back(&w, b));
 	world_close(&w);
 }
