@@ -270,6 +270,9 @@ static void housekeeping(struct evictor *e)
 	r = forget_gone(e);
 	if (r == 0)
 		r = indexer_flush_all(&e->pager, 0);
+	/* What that let go of is free after one more. */
+	if (r == 0 && store_has_dead(e->worker->store))
+		r = indexer_flush_all(&e->pager, 0);
 	note_index(e, r);
 	r = store_compact(e->worker->store, COMPACT_PERCENT, COMPACT_BUDGET);
 	if (r < 0 && r != -ENOSPC)
@@ -300,8 +303,10 @@ static void *evictor_main(void *arg)
 
 	while (!stopping(e)) {
 		struct job *j = next_job(e);
-		if (j)
+		if (j) {
+			housekeeping(e); /* what was released just now makes room */
 			j->error = evict_client(e, j->client, &j->result);
+		}
 		housekeeping(e);
 		if (j) {
 			pthread_mutex_lock(&e->lock);
