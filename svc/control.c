@@ -282,10 +282,11 @@ int control_reload(struct worker *w, char *message, size_t size)
 	r = settings_load(w->config_path, &fresh, message, size);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->config_lock);
 	struct config *old = w->config;
 	w->config = fresh;
-	pthread_mutex_unlock(&w->lock);
+	w->config_generation++;
+	pthread_mutex_unlock(&w->config_lock);
 	config_free(old);
 	return 0;
 }

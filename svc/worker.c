@@ -1,6 +1,7 @@
 #include "worker.h"
 #include "attach.h"
 #include "cleanup.h"
+#include "closer.h"
 #include "evictor.h"
 #include "http.h"
 #include "log.h"
@@ -115,8 +116,9 @@ void worker_publish_client(struct worker *w, struct client *c)
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
+	if (c->pidfd < 0)
+		worker_kick(w); /* the sweep's timer may be needed now */
 	client_unref(c);
-	worker_kick(w); /* the sweep's timer may be needed now */
 }
 
 void worker_drop_client(struct worker *w, struct client *c)
@@ -140,6 +142,9 @@ void worker_drop_client(struct worker *w, struct client *c)
 	atomic_fetch_add(&w->past_events,
 		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
 			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
+	if (c->brief_key)
+		brief_ended(
+			&w->brief, c->brief_key, worker_now_ms() - c->born_ms < c->min_age_ms);
 	evictor_forget(w->evictor, c->id);
 	client_unref(c);
 }
@@ -193,6 +198,9 @@ static bool sweep(struct worker *w)
 static void arm_timer(struct worker *w)
 {
 	struct itimerspec t = {.it_value.tv_sec = SWEEP_S};
+	if (w->timer_armed)
+		return;
+	w->timer_armed = true;
 	timerfd_settime(w->timer_fd, 0, &t, NULL);
 }
 
@@ -300,33 +308,30 @@ static const char *accept_error(int r)
 	}
 }
 
+/* One for each event: others get their turn, and a program that waits isn't kept by a look
+ * whether there are more. */
 static void on_attach(struct loop *l)
 {
-	for (unsigned i = 0; i < ATTACHMENTS_MAX; i++) {
-		struct attachment *a;
-		int r = attach_accept(l->w, &a);
+	struct attachment *a;
+	int r = attach_accept(l->w, &a);
 
-		if (r < 0) {
-			if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
-				return;
-			log_warn("attach: %s; no program is taken over for a second",
-				accept_error(r));
-			listen_again(l, false);
+	if (r < 0) {
+		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
 			return;
-		}
-		if (!a)
-			continue;
-		make_room(l, attach_uid(a));
-		uint64_t id = ++l->next_id;
-		l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
-		if (l->handshakes == 1)
-			arm_timer(l->w);
-		/* HELLO mostly came with the connection. */
-		r = watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id));
-		if (r < 0) {
-			attach_free(a);
-			end_handshake(l, l->handshakes - 1);
-		}
+		log_warn("attach: %s; no program is taken over for a second", accept_error(r));
+		listen_again(l, false);
+		return;
+	}
+	arm_timer(l->w);
+	/* HELLO mostly came with the connection. */
+	if (!a || attach_advance(l->w, a) != 0)
+		return;
+	make_room(l, attach_uid(a));
+	uint64_t id = ++l->next_id;
+	l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
+	if (watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0) {
+		attach_free(a);
+		end_handshake(l, l->handshakes - 1);
 	}
 }
 
@@ -390,6 +395,8 @@ static void dispatch(struct loop *l, uint64_t data)
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
+		l->w->timer_armed = false;
+		closer_flush();
 		end_silent(l);
 		sweep_and_arm(l->w);
 		if (l->deaf)
@@ -535,6 +542,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
+	pthread_mutex_init(&w->config_lock, NULL);
 	qsbr_init(&w->qsbr);
 }
 
