@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #define DEFAULT_CONFIG	    "/etc/larder/larder.conf"
@@ -93,6 +94,8 @@ int main(int argc, char **argv)
 	}
 	if (!o.config_path && access(DEFAULT_CONFIG, F_OK) == 0)
 		o.config_path = DEFAULT_CONFIG;
+	/* Other people's pages pass through our memory. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	o.device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (o.device < 0) {
 		log_error("/dev/userfaultfd: %s%s", strerror(errno),

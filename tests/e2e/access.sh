@@ -142,6 +142,26 @@ for mask in 000 077; do
 	larderd_stop
 done
 
+# Its memory holds pages of everybody: it leaves no core, whatever the limits say.
+larderd_start ''
+mkdir "$work/cores"
+# The service is our child, so its end is ours to see; a core of it would say so in the status.
+python3 - "$build/svc/larderd" "$work/cores" <<'END' || fail 'larderd left a core dump'
+import os, resource, signal, subprocess, sys, time
+resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+run = sys.argv[2] + "/run"
+p = subprocess.Popen([sys.argv[1], "--runtime-dir", run], cwd=sys.argv[2], stderr=subprocess.DEVNULL)
+while not os.path.exists(run + "/attach.sock"):
+    assert p.poll() is None
+    time.sleep(0.01)
+p.send_signal(signal.SIGABRT)
+_, status = os.waitpid(p.pid, 0)
+p.returncode = 0
+subprocess.run(["umount", run + "/store"], check=True)
+sys.exit(os.WCOREDUMP(status))
+END
+larderd_stop
+
 # A directory that others may write to is no place for sockets that programs trust.
 rm -rf "$LARDER_RUNTIME_DIR"
 install -d -m 777 "$LARDER_RUNTIME_DIR"
