@@ -169,6 +169,15 @@ static void end_if_execed(struct client *c)
 		order_exit(c->link, c->doorbell);
 }
 
+static bool drop_if_gone(struct worker *w, struct client *c)
+{
+	if (!is_gone(c))
+		return false;
+	log_debug("client %d (%s): gone", (int)c->pid, c->exe);
+	worker_drop_client(w, c);
+	return true;
+}
+
 /* Does anything need the timer: children without a pidfd, or a client that is on its way out?
  */
 static bool sweep(struct worker *w)
@@ -181,14 +190,11 @@ static bool sweep(struct worker *w)
 		return true;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
-		if (is_gone(c)) {
-			log_debug("client %d (%s): gone", (int)c->pid, c->exe);
-			worker_drop_client(w, c);
-		} else if (c->pidfd < 0 || c->agent_pid == 0) {
+		bool gone = drop_if_gone(w, c);
+		if (!gone && (c->pidfd < 0 || c->agent_pid == 0))
 			again = true;
-		} else {
+		else if (!gone)
 			end_if_execed(c);
-		}
 		client_unref(c);
 	}
 	free(client);
@@ -210,6 +216,13 @@ static void sweep_and_arm(struct worker *w)
 		arm_timer(w);
 }
 
+/* Where programs end by the thousand, a look at all of them for each would be too much. */
+static void look_after(struct worker *w, struct client *c)
+{
+	if (!drop_if_gone(w, c))
+		arm_timer(w);
+}
+
 static void on_agent(struct worker *w, uint64_t id)
 {
 	struct client *c = worker_by_id(w, id);
@@ -224,7 +237,7 @@ static void on_agent(struct worker *w, uint64_t id)
 		 * is taken. */
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
 		c->agent_pid = 0;
-		sweep_and_arm(w);
+		look_after(w, c);
 	}
 	client_unref(c);
 }
@@ -237,8 +250,8 @@ static void on_program(struct worker *w, uint64_t id)
 		return;
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	/* The agent sees the same and ends; its hang-up brings us back. */
+	look_after(w, c);
 	client_unref(c);
-	sweep_and_arm(w);
 }
 
 /* ---- handshakes ---- */
