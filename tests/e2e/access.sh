@@ -26,7 +26,10 @@ ours() { larder status "$client_pid" >/dev/null 2>&1; }
 
 # allowed WHO / refused WHO [GROUP,...]: what becomes of a program of this user. The program is up
 # when its shim is through; its agent's last word may still be under way.
-allowed() { try "$1" "${2:-}" && wait_for ours || fail "$config: $1 ${2:-} may not attach"; }
+allowed() {
+	try "$1" "${2:-}"
+	wait_for ours || fail "$config: $1 ${2:-} may not attach"
+}
 refused() {
 	try "$1" "${2:-}"
 	! pgrep -P "$client_pid" >/dev/null || fail "$config: $1 ${2:-} got an agent"
