@@ -15,6 +15,7 @@ program='import time; x = bytearray(b"x") * (1 << 22); print("up", flush=True); 
 
 # start_as WHO: sets client_pid. It is past its start, attached or not.
 start_as() {
+	rm -f "$work/client.out" # the last one's word is not this one's
 	(cd "$work/home" && exec setpriv --reuid="${1%%:*}" --regid="${1%%:*}" "${start_groups[@]}" \
 		"$work/bin/larder" run -- /usr/bin/python3 -c "$program") >"$work/client.out" 2>&1 </dev/null &
 	client_pid=$!

@@ -30,6 +30,7 @@ min-age = 1ms'
 
 # family OPTION...: a shell under `larder run OPTION...` with one child; sets parent, kid and line.
 family() {
+	rm -f "$work/client.out" # the last one's word is not this one's
 	(cd "$work/home" && as_nobody "$work/bin/larder" run "$@" -- sh -c "$child & wait") \
 		>"$work/client.out" 2>&1 </dev/null &
 	parent=$!
