@@ -1,4 +1,5 @@
 #include "attach.h"
+#include "admit.h"
 #include "cleanup.h"
 #include "client.h"
 #include "closer.h"
@@ -13,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,7 +21,6 @@
 #include <sys/socket.h>
 
 enum {
-	GROUPS_MAX = 256,
 	FDS_MAX = 253, /* SCM_MAX_FD */
 	RESERVE_FDS = 256,
 	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
@@ -36,9 +35,11 @@ struct attachment {
 	int bell_read;	       /* owned: the agent's end of the doorbell, until it is sent */
 	struct link *link;     /* owned */
 	struct ucred peer;
+	char user[64];
 	char exe[256];
 	char policy[64];
 	uint64_t min_age_ms;
+	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
 };
 
 int attach_fd(const struct attachment *a)
@@ -83,7 +84,6 @@ static int identify(struct attachment *a)
 	len = sizeof(a->pidfd);
 	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERPIDFD, &a->pidfd, &len) < 0)
 		return -errno;
-	fcntl(a->pidfd, F_SETFD, FD_CLOEXEC);
 	if (a->peer.pid <= 0)
 		return -ESRCH; /* from a pid namespace that we can't see into */
 	snprintf(path, sizeof(path), "/proc/%d", (int)a->peer.pid);
@@ -94,20 +94,23 @@ static int identify(struct attachment *a)
 	return process_alive(a->pidfd) ? 0 : -ESRCH;
 }
 
-static bool may_attach(struct worker *w, const struct attachment *a)
+static bool may_attach(struct worker *w, struct attachment *a)
 {
-	gid_t groups[GROUPS_MAX];
-	socklen_t len = sizeof(groups);
+	const struct admit_user *u = admit_peer(w, a->socket, a->peer.uid, a->peer.gid);
 
-	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
-		len = 0;
-	size_t count = len / sizeof(groups[0]);
-	if (count < GROUPS_MAX)
-		groups[count++] = a->peer.gid;
-	pthread_mutex_lock(&w->lock);
-	bool may = policy_may_attach(w->config, a->peer.uid, groups, count);
-	pthread_mutex_unlock(&w->lock);
-	return may;
+	memcpy(a->user, u->name, sizeof(a->user));
+	return u->may_attach;
+}
+
+/* At once: the program waits for it. To close the socket is another thread's, and not worth a
+ * wake-up each. */
+static void refuse(struct attachment *a)
+{
+	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_REFUSED};
+
+	/* Nothing else was sent to it, so there is room. */
+	send(a->socket, &head, sizeof(head), MSG_NOSIGNAL | MSG_DONTWAIT);
+	closer_close_later(steal_fd(&a->socket));
 }
 
 /* Descriptors kept for what can't wait: a FORK that finds none holds its program up. The lowest
@@ -147,6 +150,7 @@ int attach_accept(struct worker *w, struct attachment **ret)
 		log_debug(
 			"process %d (uid %u) may not attach: not in allow-user or allow-group",
 			(int)a->peer.pid, a->peer.uid);
+		refuse(a);
 		r = -EPERM;
 	}
 	if (r < 0) {
@@ -177,18 +181,12 @@ static void read_exe(struct attachment *a)
 static int choose_policy(
 	struct worker *w, struct attachment *a, const struct message_hello *hello)
 {
-	char number[16];
-	struct passwd pw, *user = NULL;
-	char buffer[4096];
-
-	snprintf(number, sizeof(number), "%u", a->peer.uid);
-	getpwuid_r(a->peer.uid, &pw, buffer, sizeof(buffer), &user);
 	struct policy_subject subject = {.exe = a->exe,
-		.user = user ? user->pw_name : number,
+		.user = a->user,
 		.uid = a->peer.uid,
 		.policy = hello->policy[0] ? hello->policy : NULL};
 
-	pthread_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->config_lock);
 	const struct policy *p = policy_match(w->config, &subject);
 	int r = 0;
 	if (!p) {
@@ -200,8 +198,10 @@ static int choose_policy(
 	} else {
 		snprintf(a->policy, sizeof(a->policy), "%s", p->name);
 		a->min_age_ms = p->min_age_ms;
+		if (a->min_age_ms > 0 && (hello->flags & HELLO_INHERITED))
+			a->brief_key = brief_key(a->exe, a->policy, a->peer.uid);
 	}
-	pthread_mutex_unlock(&w->lock);
+	pthread_mutex_unlock(&w->config_lock);
 	return r;
 }
 
@@ -264,8 +264,12 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 		return -EBADMSG;
 	read_exe(a);
 	r = choose_policy(w, a, hello);
-	if (r < 0)
+	if (r == 0 && a->brief_key && brief_leave(&w->brief, a->brief_key))
+		r = -EPERM;
+	if (r < 0) {
+		refuse(a);
 		return 1; /* not managed: not an error */
+	}
 	r = link_new(a);
 	if (r < 0)
 		return r;
@@ -323,6 +327,7 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	c->uid = a->peer.uid;
 	c->agent_pid = agent;
 	c->min_age_ms = a->min_age_ms;
+	c->brief_key = a->brief_key;
 	memcpy(c->exe, a->exe, sizeof(c->exe));
 	memcpy(c->policy, a->policy, sizeof(c->policy));
 	c->staging = ready->staging;
@@ -499,6 +504,9 @@ int attach_advance(struct worker *w, struct attachment *a)
 	closer_close(m.fd);
 	if (r == 0)
 		return 0;
+	/* It ended before its agent was heard of. */
+	if (a->brief_key && a->link && r < 0)
+		brief_ended(&w->brief, a->brief_key, true);
 	if (r < 0)
 		/* A program that was gone, or another one, before it was through is nothing to
 		 * warn of. */

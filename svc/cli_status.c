@@ -41,8 +41,10 @@ static void print_service(struct json_object *s)
 
 static void cell_pid(struct json_object *c, char *text)
 {
-	int64_t pid = cli_json_signed(c, "pid");
-	if (pid)
+	int64_t pid = cli_json_signed(c, "pid"), own = cli_json_signed(c, "ns_pid");
+	if (pid && own && own != pid)
+		snprintf(text, CELL, "%" PRId64 "/%" PRId64, pid, own); /* in a container */
+	else if (pid)
 		snprintf(text, CELL, "%" PRId64, pid);
 	else
 		snprintf(text, CELL, "?"); /* a forked child that wasn't seen yet */
@@ -213,9 +215,12 @@ static void print_statistic(struct json_object *c, const char *name, const char 
 static void print_client(struct json_object *c)
 {
 	char text[300];
+	int64_t pid = cli_json_signed(c, "pid"), own = cli_json_signed(c, "ns_pid");
 	printf("%s\n", cli_clean(cli_json_text(c, "exe"), text, sizeof(text)));
-	printf("pid %" PRId64 ", user %" PRIu64 ", agent %" PRId64 "\n",
-		cli_json_signed(c, "pid"), cli_json_number(c, "uid"),
+	printf("pid %" PRId64, pid);
+	if (own && own != pid)
+		printf(" (%" PRId64 " in its own pid namespace)", own);
+	printf(", user %" PRIu64 ", agent %" PRId64 "\n", cli_json_number(c, "uid"),
 		cli_json_signed(c, "agent_pid"));
 	printf("%s", cli_clean(cli_json_text(c, "state"), text, sizeof(text)));
 	printf(", policy %s", cli_clean(cli_json_text(c, "policy"), text, sizeof(text)));

@@ -55,6 +55,7 @@ struct client {
 	char policy[64];
 	uint64_t born_ms; /* CLOCK_MONOTONIC */
 	uint64_t min_age_ms;
+	uint64_t brief_key; /* 0: not counted (brief.h) */
 	_Atomic uint32_t refs;
 
 	/* Owned; -1 = none. Forked children have only the uffd. */

@@ -4,9 +4,17 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { THREADS_MAX = 64, STACK_BYTES = 64 << 10 };
+enum {
+	THREADS_MAX = 64,
+	STACK_BYTES = 64 << 10,
+	/* A thread that has nothing to do waits for so long: to make one costs more than most
+	 * closes. */
+	IDLE_S = 2,
+	LATER_MAX = 32,
+};
 
 struct batch_of_fds {
 	struct batch_of_fds *next;
@@ -17,14 +25,33 @@ struct batch_of_fds {
 /* Of the whole process, as descriptors are. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct batch_of_fds *first, **last = &first; /* under the lock */
-static unsigned threads;			    /* under the lock */
+static unsigned queued, threads, idle;		    /* under the lock */
 static _Atomic unsigned waiting;
+static int later[LATER_MAX]; /* under the lock */
+static unsigned later_count; /* under the lock */
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
+
+/* Lock held. */
+static void wait_idle(void)
+{
+	struct timespec end;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += IDLE_S;
+	idle++;
+	while (!first && pthread_cond_timedwait(&more, &lock, &end) == 0)
+		;
+	idle--;
+}
 
 static struct batch_of_fds *take(void)
 {
 	pthread_mutex_lock(&lock);
+	if (!first && idle == 0)
+		wait_idle(); /* one is enough */
 	struct batch_of_fds *b = first;
 	if (b) {
+		queued--;
 		first = b->next;
 		if (!first)
 			last = &first;
@@ -49,12 +76,16 @@ static void *close_main(void *arg)
 	return arg;
 }
 
-/* Lock held. A thread more, as those that run may be stuck. */
+/* Lock held. A thread more, unless one is idle: those that run may be stuck. */
 static void start_thread(void)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 
+	if (idle >= queued) {
+		pthread_cond_signal(&more);
+		return;
+	}
 	if (threads == THREADS_MAX)
 		return;
 	pthread_attr_init(&attr);
@@ -65,22 +96,35 @@ static void start_thread(void)
 	pthread_attr_destroy(&attr);
 }
 
-void closer_close_all(const int *fds, unsigned count)
+/* Lock held. Takes b. */
+static void queue(struct batch_of_fds *b)
+{
+	*last = b;
+	last = &b->next;
+	queued++;
+	start_thread();
+}
+
+static struct batch_of_fds *batch_of(const int *fds, unsigned count)
 {
 	struct batch_of_fds *b;
 
-	if (count == 0)
-		return;
 	while (!(b = malloc(sizeof(*b) + count * sizeof(b->fd[0]))))
 		usleep(1000);
 	b->next = NULL;
 	b->count = count;
 	memcpy(b->fd, fds, count * sizeof(fds[0]));
 	atomic_fetch_add(&waiting, count);
+	return b;
+}
+
+void closer_close_all(const int *fds, unsigned count)
+{
+	if (count == 0)
+		return;
+	struct batch_of_fds *b = batch_of(fds, count);
 	pthread_mutex_lock(&lock);
-	*last = b;
-	last = &b->next;
-	start_thread();
+	queue(b);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -93,4 +137,28 @@ void closer_close(int fd)
 unsigned closer_waiting(void)
 {
 	return atomic_load(&waiting);
+}
+
+/* Lock held. */
+static void flush(void)
+{
+	if (later_count > 0)
+		queue(batch_of(later, later_count));
+	later_count = 0;
+}
+
+void closer_close_later(int fd)
+{
+	pthread_mutex_lock(&lock);
+	later[later_count++] = fd;
+	if (later_count == LATER_MAX)
+		flush();
+	pthread_mutex_unlock(&lock);
+}
+
+void closer_flush(void)
+{
+	pthread_mutex_lock(&lock);
+	flush();
+	pthread_mutex_unlock(&lock);
 }

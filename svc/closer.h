@@ -7,6 +7,9 @@
 /* Takes the descriptors; -1 is fine. Never blocks. While too many closes wait already, they
  * stay open: better late than waited for. */
 void closer_close(int fd);
+/* The same for one whose peer waits for nothing: within the next few, or by closer_flush. */
+void closer_close_later(int fd);
+void closer_flush(void);
 void closer_close_all(const int *fds, unsigned count);
 /* How many are open still. */
 unsigned closer_waiting(void);

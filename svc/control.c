@@ -5,6 +5,7 @@
 #include "histogram.h"
 #include "log.h"
 #include "pager.h"
+#include "pidns.h"
 #include "readers.h"
 #include "worker.h"
 
@@ -71,12 +72,28 @@ static void fill_stats(struct pager *p, struct client *c, struct client_stats *s
 	gate_unlock(p, c);
 }
 
-static void fill_info(struct pager *p, struct client *c, struct client_info *i)
+/* Our number, as the view has it; 0 when it has none there. */
+static pid_t in_view(int view, pid_t pid)
+{
+	pid_t number = 0;
+	if (view == CONTROL_OURS || pid == 0)
+		return view == CONTROL_OURS ? pid : 0;
+	return pidns_number(view, pid, &number) < 0 ? 0 : number;
+}
+
+static bool is_seen(const struct client *c, int view)
+{
+	return view == CONTROL_OURS || in_view(view, c->pid) > 0;
+}
+
+static void fill_info(struct pager *p, struct client *c, int view, struct client_info *i)
 {
 	memset(i, 0, sizeof(*i));
 	i->id = c->id;
-	i->pid = c->pid;
-	i->agent_pid = c->agent_pid;
+	i->pid = in_view(view, c->pid);
+	i->agent_pid = in_view(view, c->agent_pid);
+	if (c->pidfd >= 0)
+		pidns_own_number(c->pidfd, c->pid, &i->ns_pid);
 	i->parent = c->parent;
 	i->uid = c->uid;
 	i->state = client_state(c);
@@ -86,12 +103,12 @@ static void fill_info(struct pager *p, struct client *c, struct client_info *i)
 	fill_stats(p, c, &i->stats);
 }
 
-int control_clients(struct worker *w, struct client_info **ret, size_t *ret_count)
+int control_clients(struct worker *w, int view, struct client_info **ret, size_t *ret_count)
 {
 	struct client **client;
 	struct client_info *info;
 	struct pager pager;
-	size_t count;
+	size_t count, seen = 0;
 	int r = pager_init(&pager, w);
 
 	if (r < 0)
@@ -103,8 +120,8 @@ int control_clients(struct worker *w, struct client_info **ret, size_t *ret_coun
 	}
 	info = calloc(count ? count : 1, sizeof(*info));
 	for (size_t i = 0; i < count; i++) {
-		if (info)
-			fill_info(&pager, client[i], &info[i]);
+		if (info && is_seen(client[i], view))
+			fill_info(&pager, client[i], view, &info[seen++]);
 		client_unref(client[i]);
 	}
 	free(client);
@@ -112,13 +129,31 @@ int control_clients(struct worker *w, struct client_info **ret, size_t *ret_coun
 	if (!info)
 		return -ENOMEM;
 	*ret = info;
-	*ret_count = count;
+	*ret_count = seen;
 	return 0;
 }
 
-int control_client(struct worker *w, pid_t pid, struct client_info *ret)
+/* A reference, or NULL. */
+static struct client *find_in_view(struct worker *w, int view, pid_t number)
 {
-	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	pid_t pid = number, again = number;
+
+	if (number <= 0 || (view != CONTROL_OURS && pidns_our_number(view, number, &pid) < 0))
+		return NULL;
+	struct client *c = worker_find(w, pid);
+	if (!c || view == CONTROL_OURS)
+		return c;
+	/* Still so, now that we hold the client: else the number went to another process
+	 * between the two look-ups. */
+	if (pidns_our_number(view, number, &again) == 0 && again == pid)
+		return c;
+	client_unref(c);
+	return NULL;
+}
+
+int control_client(struct worker *w, int view, pid_t pid, struct client_info *ret)
+{
+	struct client *c = find_in_view(w, view, pid);
 	struct pager pager;
 	int r;
 
@@ -126,7 +161,7 @@ int control_client(struct worker *w, pid_t pid, struct client_info *ret)
 		return -ESRCH;
 	r = pager_init(&pager, w);
 	if (r == 0) {
-		fill_info(&pager, c, ret);
+		fill_info(&pager, c, view, ret);
 		pager_done(&pager);
 	}
 	client_unref(c);
@@ -199,9 +234,9 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 
 /* ---- orders ---- */
 
-int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
+int control_evict(struct worker *w, uint64_t id, struct evict_result *ret)
 {
-	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	struct client *c = worker_by_id(w, id);
 	int r;
 
 	if (!c)
@@ -211,9 +246,9 @@ int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
 	return r;
 }
 
-int control_release(struct worker *w, pid_t pid, struct release_result *ret)
+int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 {
-	struct client *c = pid > 0 ? worker_find(w, pid) : NULL;
+	struct client *c = worker_by_id(w, id);
 	struct pager pager;
 	int r, managed = CLIENT_MANAGED;
 

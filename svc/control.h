@@ -24,8 +24,9 @@ const char *client_state_name(enum client_state s); /* "attaching", "managed", .
 
 struct client_info {
 	uint64_t id;
-	pid_t pid;	 /* 0: a forked child that wasn't seen yet */
-	pid_t agent_pid; /* 0: has none */
+	pid_t pid;	 /* in the view; 0: a forked child that wasn't seen yet */
+	pid_t ns_pid;	 /* in its own pid namespace; 0: not known */
+	pid_t agent_pid; /* in the view; 0: has none */
 	uint64_t parent; /* id of the client it was forked from, 0 = none */
 	uid_t uid;	 /* owner */
 	enum client_state state;
@@ -36,10 +37,13 @@ struct client_info {
 };
 
 void control_service_stats(struct worker *w, struct service_stats *ret);
+/* A view is the pid namespace (a descriptor) in whose numbers the asker speaks, or
+ * CONTROL_OURS. Through it, only programs that have a number there are seen. */
+enum { CONTROL_OURS = -1 };
 /* *ret is owned by the caller (free). Reads /proc of each client. */
-int control_clients(struct worker *w, struct client_info **ret, size_t *ret_count);
+int control_clients(struct worker *w, int view, struct client_info **ret, size_t *ret_count);
 /* -ESRCH: pid isn't a client. */
-int control_client(struct worker *w, pid_t pid, struct client_info *ret);
+int control_client(struct worker *w, int view, pid_t pid, struct client_info *ret);
 
 struct evict_result {
 	uint64_t moved_pages;	/* gone from the client, stored and committed */
@@ -54,17 +58,20 @@ struct evict_result {
 						      reason */
 	char why[160]; /* "" or why nothing or not everything was taken, for people */
 };
-/* Takes all that may be taken now; returns when it is stored and gone from the client.
+/* Orders name a client by its id, which is never another's: between a look at its owner and an
+ * order its pid may have become one.
+ *
+ * Takes all that may be taken now; returns when it is stored and gone from the client.
  * -ESRCH; -EOPNOTSUPP: the client has no agent (forked child); -EAGAIN: the client is leaving.
  */
-int control_evict(struct worker *w, pid_t pid, struct evict_result *ret);
+int control_evict(struct worker *w, uint64_t id, struct evict_result *ret);
 
 struct release_result {
 	uint64_t restored_pages;
 };
 /* Puts every page back and unregisters every mapping; the client stays attached, and the next
  * evict takes it over again. */
-int control_release(struct worker *w, pid_t pid, struct release_result *ret);
+int control_release(struct worker *w, uint64_t id, struct release_result *ret);
 
 /* reload.c. Reads the config file again and takes all of it over or, on failure, nothing.
  * message says for people what changed, or the file, line and reason; the log has both, with a

@@ -4,6 +4,8 @@
 #include "http.h"
 
 #include "cleanup.h"
+#include "kernel.h"
+#include "pidns.h"
 #include "report.h"
 
 #include <errno.h>
@@ -40,18 +42,40 @@ struct http {
 
 /* Who is connected */
 
-struct peer {
-	uid_t uid;
-};
+/* An asker that ended is turned away: nobody can say whose numbers it spoke in. */
+static int view_of_socket(int fd, int *ret)
+{
+	int pidfd;
+	socklen_t size = sizeof(pidfd);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0)
+		return -errno;
+	int pidns = pidns_open(pidfd);
+	close(pidfd);
+	if (pidns < 0)
+		return pidns;
+	if (pidns_is_ours(pidns)) {
+		close(pidns);
+		pidns = CONTROL_OURS;
+	}
+	*ret = pidns;
+	return 0;
+}
 
-static int peer_of_socket(int fd, uid_t *ret)
+static int peer_of_socket(int fd, struct http_peer *ret)
 {
 	struct ucred cred;
 	socklen_t size = sizeof(cred);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
 		return -errno;
-	*ret = cred.uid;
-	return 0;
+	ret->uid = cred.uid;
+	return view_of_socket(fd, &ret->view);
+}
+
+static void peer_free(struct http_peer *peer)
+{
+	if (peer && peer->view >= 0)
+		close(peer->view);
+	free(peer);
 }
 
 static bool is_privileged(const struct http *h, uid_t uid)
@@ -95,17 +119,14 @@ static void user_leave(struct http *h, uid_t uid)
 }
 
 /* NULL: unknown, or has enough connections. */
-static struct peer *peer_new(struct http *h, int fd)
+static struct http_peer *peer_new(struct http *h, int fd)
 {
-	uid_t uid;
-	if (h->peer(fd, &uid) < 0)
-		return NULL;
-	struct peer *peer = malloc(sizeof(*peer));
+	struct http_peer *peer = malloc(sizeof(*peer));
 	if (!peer)
 		return NULL;
-	peer->uid = uid;
-	if (!user_enter(h, uid)) {
-		free(peer);
+	peer->view = CONTROL_OURS;
+	if (h->peer(fd, peer) < 0 || !user_enter(h, peer->uid)) {
+		peer_free(peer);
 		return NULL;
 	}
 	return peer;
@@ -124,10 +145,10 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
 			shutdown(fd, SHUT_RDWR); /* it then sees an end and closes */
 		return;
 	}
-	struct peer *peer = *context;
+	struct http_peer *peer = *context;
 	if (peer)
 		user_leave(h, peer->uid);
-	free(peer);
+	peer_free(peer);
 	*context = NULL;
 }
 
@@ -137,8 +158,9 @@ struct request {
 	struct http *h;
 	struct MHD_Connection *connection;
 	uid_t uid;
+	int view; /* borrowed from the connection */
 	bool privileged;
-	pid_t pid; /* of the path, 0 = has none */
+	pid_t pid; /* of the path and in the view, 0 = has none */
 	/* the answer */
 	unsigned status;
 	char *body; /* owned; NULL: out of memory */
@@ -205,7 +227,7 @@ static int visible_clients(struct request *req, struct client_info **ret, size_t
 {
 	struct client_info *clients;
 	size_t count, kept = 0;
-	int r = control_clients(req->h->w, &clients, &count);
+	int r = control_clients(req->h->w, req->view, &clients, &count);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++)
@@ -249,7 +271,7 @@ static void get_metrics(struct request *req)
 static bool find_client(struct request *req, struct client_info *ret)
 {
 	struct client_info client;
-	int r = control_client(req->h->w, req->pid, &client);
+	int r = control_client(req->h->w, req->view, req->pid, &client);
 	if (r < 0) {
 		answer_failure(req, r);
 		return false;
@@ -276,7 +298,7 @@ static void post_evict(struct request *req)
 	if (!find_client(req, &client))
 		return;
 	struct evict_result result = {0};
-	int r = control_evict(req->h->w, req->pid, &result);
+	int r = control_evict(req->h->w, client.id, &result);
 	if (r < 0)
 		answer_failure(req, r);
 	else
@@ -289,7 +311,7 @@ static void post_release(struct request *req)
 	if (!find_client(req, &client))
 		return;
 	struct release_result result = {0};
-	int r = control_release(req->h->w, req->pid, &result);
+	int r = control_release(req->h->w, client.id, &result);
 	if (r < 0)
 		answer_failure(req, r);
 	else
@@ -450,7 +472,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 	struct http *h = cls;
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-	const struct peer *peer = info ? info->socket_context : NULL;
+	const struct http_peer *peer = info ? info->socket_context : NULL;
 	(void)version;
 	(void)body;
 	if (!peer)
@@ -459,6 +481,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 		.h = h,
 		.connection = connection,
 		.uid = peer->uid,
+		.view = peer->view,
 		.privileged = is_privileged(h, peer->uid),
 		.content_type = "application/json",
 	};

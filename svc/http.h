@@ -8,9 +8,12 @@
  *	POST /v1/clients/PID/release puts everything back
  *	POST /v1/reload              reads the config file again
  *
- * Who asks is told by SO_PEERCRED. root and the service's own user see and may do everything;
- * others see the service's totals and their own clients, and may evict and release these.
- *Errors are {"error": "..."} with 400, 403, 404, 405, 409, 413, 500 or 503. */
+ * Who asks is told by SO_PEERCRED and SO_PEERPIDFD as the connection begins. A PID is the
+ *number that the asker itself would use: whoever is in another pid namespace than the service
+ *(a container) speaks of, and sees, programs in that namespace and those below it. root and the
+ *service's own user see and may do everything; others see the service's totals and their own
+ *clients, and may evict and release these. Errors are {"error": "..."} with 400, 403, 404, 405,
+ *409, 413, 500 or 503. */
 #ifndef LARDER_HTTP_H
 #define LARDER_HTTP_H
 
@@ -19,8 +22,13 @@
 struct http;
 struct worker;
 
-/* Says whose the other end of a connected socket is. 0 or negative errno. */
-typedef int http_peer_fn(int fd, uid_t *ret);
+/* Whose the other end of a connected socket is. */
+struct http_peer {
+	uid_t uid;
+	int view; /* as in control.h; owned by the connection */
+};
+/* 0 or negative errno. */
+typedef int http_peer_fn(int fd, struct http_peer *ret);
 
 /* Serves on listen_fd, a listening AF_UNIX stream socket, until http_stop; each connection has
  * a thread of its own. listen_fd stays the caller's (it is duplicated), and so does w, which

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #define DEFAULT_RUNTIME_DIR "/run/larder"
@@ -163,6 +164,8 @@ int main(int argc, char **argv)
 	}
 	if (dump)
 		return dump_config(o.config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	/* Other people's pages pass through our memory. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	o.device = open_device();
 	if (o.device < 0)
 		return EXIT_FAILURE;

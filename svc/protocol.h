@@ -5,8 +5,9 @@
  *                                   reading end of a pipe: an order is posted)
  *   agent   -> READY              + descriptor: the userfaultfd
  *
- * or the service just closes: the program is not managed. The socket then stays with the agent;
- * its end tells the service that the agent is gone, and the agent that the service is. */
+ * or the service says REFUSED, or just closes: the program is not managed. The socket then
+ * stays with the agent; its end tells the service that the agent is gone, and the agent that
+ * the service is. */
 #ifndef LARDER_PROTOCOL_H
 #define LARDER_PROTOCOL_H
 
@@ -19,7 +20,12 @@ enum { PROTOCOL_VERSION = 1, PROTOCOL_POLICY_MAX = 64 };
  * MiB would be felt (rule 11). */
 enum { SHIM_LIMIT_MARGIN = 64 << 20 };
 
-enum message_type { MESSAGE_HELLO = 1, MESSAGE_WELCOME = 2, MESSAGE_READY = 3 };
+enum message_type {
+	MESSAGE_HELLO = 1,
+	MESSAGE_WELCOME = 2,
+	MESSAGE_READY = 3,
+	MESSAGE_REFUSED = 4 /* a head and nothing more: a close may take longer to arrive */
+};
 
 struct message_head {
 	uint32_t magic;

@@ -45,7 +45,7 @@ static void summarize(const struct tally *t, char *message, size_t size)
 }
 
 /* Takes over fresh, or frees it. Only reloads replace w->config, so it may be read here without
- * the worker's lock. */
+ * the lock. */
 static int take_over(struct worker *w, struct config *fresh, struct tally *t)
 {
 	int r = config_compare(w->config, fresh, on_change, t);
@@ -55,10 +55,11 @@ static int take_over(struct worker *w, struct config *fresh, struct tally *t)
 		config_free(fresh);
 		return r;
 	}
-	pthread_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->config_lock);
 	struct config *old = w->config;
 	w->config = fresh;
-	pthread_mutex_unlock(&w->lock);
+	w->config_generation++;
+	pthread_mutex_unlock(&w->config_lock);
 	config_free(old);
 	return 0;
 }

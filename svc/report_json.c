@@ -90,6 +90,7 @@ static struct json_object *client_object(const struct client_info *c)
 {
 	struct json_object *o = json_object_new_object();
 	add_signed(o, "pid", c->pid);
+	add_signed(o, "ns_pid", c->ns_pid);
 	add_number(o, "id", c->id);
 	add_number(o, "parent", c->parent);
 	add_text(o, "exe", c->exe);

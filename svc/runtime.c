@@ -101,6 +101,38 @@ const char *runtime_store_problem(int r)
 	return strerror(-r);
 }
 
+/* Whoever may write to it could put a socket of their own in place of ours, and hand programs
+ * whatever they like. */
+static int check_directory(const char *dir)
+{
+	struct stat st;
+
+	if (stat(dir, &st) < 0) {
+		log_error("%s: %s", dir, strerror(errno));
+		return -errno;
+	}
+	if (S_ISDIR(st.st_mode) && st.st_uid == geteuid() &&
+		!(st.st_mode & (S_IWGRP | S_IWOTH)))
+		return 0;
+	log_error("%s: must be a directory of larderd's user that nobody else may write to; "
+		  "others could replace the sockets: chown root %s && chmod 755 %s",
+		dir, dir, dir);
+	return -EPERM;
+}
+
+static int make_directory(const char *dir)
+{
+	if (mkdir(dir, 0755) == 0) {
+		/* Whatever our umask. One that was there keeps what its owner chose. */
+		if (chmod(dir, 0755) == 0)
+			return 0;
+	} else if (errno == EEXIST) {
+		return check_directory(dir);
+	}
+	log_error("%s: %s", dir, strerror(errno));
+	return -errno;
+}
+
 int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes)
 {
 	struct runtime r = {.lock_fd = -1};
@@ -111,11 +143,9 @@ int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes)
 		log_error("%s: runtime directory: name too long", dir);
 		return -ENAMETOOLONG;
 	}
-	if (mkdir(dir, 0755) < 0 && errno != EEXIST) {
-		log_error("%s: %s", dir, strerror(errno));
-		return -errno;
-	}
-	e = take_lock(&r, dir);
+	e = make_directory(dir);
+	if (e == 0)
+		e = take_lock(&r, dir);
 	if (e == 0 && mkdir(r.store, 0700) < 0 && errno != EEXIST) {
 		e = -errno;
 		log_error("%s: %s", r.store, strerror(-e));

@@ -1,6 +1,7 @@
 #include "worker.h"
 #include "attach.h"
 #include "cleanup.h"
+#include "closer.h"
 #include "evictor.h"
 #include "http.h"
 #include "log.h"
@@ -115,8 +116,9 @@ void worker_publish_client(struct worker *w, struct client *c)
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
+	if (c->pidfd < 0)
+		worker_kick(w); /* the sweep's timer may be needed now */
 	client_unref(c);
-	worker_kick(w); /* the sweep's timer may be needed now */
 }
 
 void worker_drop_client(struct worker *w, struct client *c)
@@ -140,6 +142,9 @@ void worker_drop_client(struct worker *w, struct client *c)
 	atomic_fetch_add(&w->past_events,
 		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
 			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
+	if (c->brief_key)
+		brief_ended(
+			&w->brief, c->brief_key, worker_now_ms() - c->born_ms < c->min_age_ms);
 	evictor_forget(w->evictor, c->id);
 	client_unref(c);
 }
@@ -164,6 +169,15 @@ static void end_if_execed(struct client *c)
 		order_exit(c->link, c->doorbell);
 }
 
+static bool drop_if_gone(struct worker *w, struct client *c)
+{
+	if (!is_gone(c))
+		return false;
+	log_debug("client %d (%s): gone", (int)c->pid, c->exe);
+	worker_drop_client(w, c);
+	return true;
+}
+
 /* Does anything need the timer: children without a pidfd, or a client that is on its way out?
  */
 static bool sweep(struct worker *w)
@@ -176,14 +190,11 @@ static bool sweep(struct worker *w)
 		return true;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
-		if (is_gone(c)) {
-			log_debug("client %d (%s): gone", (int)c->pid, c->exe);
-			worker_drop_client(w, c);
-		} else if (c->pidfd < 0 || c->agent_pid == 0) {
+		bool gone = drop_if_gone(w, c);
+		if (!gone && (c->pidfd < 0 || c->agent_pid == 0))
 			again = true;
-		} else {
+		else if (!gone)
 			end_if_execed(c);
-		}
 		client_unref(c);
 	}
 	free(client);
@@ -193,12 +204,22 @@ static bool sweep(struct worker *w)
 static void arm_timer(struct worker *w)
 {
 	struct itimerspec t = {.it_value.tv_sec = SWEEP_S};
+	if (w->timer_armed)
+		return;
+	w->timer_armed = true;
 	timerfd_settime(w->timer_fd, 0, &t, NULL);
 }
 
 static void sweep_and_arm(struct worker *w)
 {
 	if (sweep(w))
+		arm_timer(w);
+}
+
+/* Where programs end by the thousand, a look at all of them for each would be too much. */
+static void look_after(struct worker *w, struct client *c)
+{
+	if (!drop_if_gone(w, c))
 		arm_timer(w);
 }
 
@@ -216,7 +237,7 @@ static void on_agent(struct worker *w, uint64_t id)
 		 * is taken. */
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
 		c->agent_pid = 0;
-		sweep_and_arm(w);
+		look_after(w, c);
 	}
 	client_unref(c);
 }
@@ -229,8 +250,8 @@ static void on_program(struct worker *w, uint64_t id)
 		return;
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	/* The agent sees the same and ends; its hang-up brings us back. */
+	look_after(w, c);
 	client_unref(c);
-	sweep_and_arm(w);
 }
 
 /* ---- handshakes ---- */
@@ -300,33 +321,30 @@ static const char *accept_error(int r)
 	}
 }
 
+/* One for each event: others get their turn, and a program that waits isn't kept by a look
+ * whether there are more. */
 static void on_attach(struct loop *l)
 {
-	for (unsigned i = 0; i < ATTACHMENTS_MAX; i++) {
-		struct attachment *a;
-		int r = attach_accept(l->w, &a);
+	struct attachment *a;
+	int r = attach_accept(l->w, &a);
 
-		if (r < 0) {
-			if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
-				return;
-			log_warn("attach: %s; no program is taken over for a second",
-				accept_error(r));
-			listen_again(l, false);
+	if (r < 0) {
+		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
 			return;
-		}
-		if (!a)
-			continue;
-		make_room(l, attach_uid(a));
-		uint64_t id = ++l->next_id;
-		l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
-		if (l->handshakes == 1)
-			arm_timer(l->w);
-		/* HELLO mostly came with the connection. */
-		r = watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id));
-		if (r < 0) {
-			attach_free(a);
-			end_handshake(l, l->handshakes - 1);
-		}
+		log_warn("attach: %s; no program is taken over for a second", accept_error(r));
+		listen_again(l, false);
+		return;
+	}
+	arm_timer(l->w);
+	/* HELLO mostly came with the connection. */
+	if (!a || attach_advance(l->w, a) != 0)
+		return;
+	make_room(l, attach_uid(a));
+	uint64_t id = ++l->next_id;
+	l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
+	if (watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0) {
+		attach_free(a);
+		end_handshake(l, l->handshakes - 1);
 	}
 }
 
@@ -387,6 +405,8 @@ static void dispatch(struct loop *l, uint64_t data)
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
+		l->w->timer_armed = false;
+		closer_flush();
 		end_silent(l);
 		sweep_and_arm(l->w);
 		if (l->deaf)
@@ -533,6 +553,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
+	pthread_mutex_init(&w->config_lock, NULL);
 	qsbr_init(&w->qsbr);
 }
 

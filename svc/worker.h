@@ -10,6 +10,8 @@
 #ifndef LARDER_WORKER_H
 #define LARDER_WORKER_H
 
+#include "admit.h"
+#include "brief.h"
 #include "client.h"
 #include "control.h"
 #include "histogram.h"
@@ -54,8 +56,17 @@ struct worker {
 	uint64_t next_client_id;
 	struct client **place; /* by place, borrowed from client[]; NULL = free */
 	size_t place_count;
-	struct config *config;	     /* owned; replaced as a whole by reload */
-	pthread_mutex_t reload_lock; /* one reload at a time; taken before lock */
+
+	/* Not the table's lock, which faults need: names are looked up under this one, and that
+	 * takes as long as it takes. */
+	pthread_mutex_t config_lock;
+	pthread_mutex_t reload_lock; /* one reload at a time; taken before config_lock */
+	struct config *config; /* owned; replaced as a whole by reload */
+	uint64_t config_generation;
+
+	struct admit admit; /* the main thread's */
+	struct brief brief; /* the main thread's */
+	bool timer_armed;   /* the main thread's */
 
 	_Atomic uint64_t corrupt_pages;
 	/* Of clients that are gone. */

@@ -53,6 +53,7 @@ void fake_init(struct worker *w)
 	fill((uint64_t *)&w->service, sizeof(w->service) / sizeof(uint64_t), 1000);
 	add_client(w, 101, 1000, "/usr/bin/one");
 	add_client(w, 102, 1001, "/odd/\"quoted\"\\path\nline\xff");
+	w->clients[1].ns_pid = 7;
 	add_client(w, 0, 1000, "/usr/bin/one");
 }
 
@@ -86,8 +87,9 @@ void control_service_stats(struct worker *w, struct service_stats *ret)
 	pthread_mutex_unlock(&w->lock);
 }
 
-int control_clients(struct worker *w, struct client_info **ret, size_t *ret_count)
+int control_clients(struct worker *w, int view, struct client_info **ret, size_t *ret_count)
 {
+	(void)view;
 	struct client_info *clients = malloc(sizeof(w->clients));
 	if (!clients)
 		return -ENOMEM;
@@ -105,9 +107,10 @@ int control_clients(struct worker *w, struct client_info **ret, size_t *ret_coun
 	return 0;
 }
 
-int control_client(struct worker *w, pid_t pid, struct client_info *ret)
+int control_client(struct worker *w, int view, pid_t pid, struct client_info *ret)
 {
 	int r = -ESRCH;
+	(void)view;
 	pthread_mutex_lock(&w->lock);
 	for (size_t i = 0; i < w->client_count; i++) {
 		if (w->clients[i].pid == pid) {
@@ -119,9 +122,9 @@ int control_client(struct worker *w, pid_t pid, struct client_info *ret)
 	return r;
 }
 
-int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
+int control_evict(struct worker *w, uint64_t id, struct evict_result *ret)
 {
-	(void)pid;
+	atomic_store(&w->ordered, id);
 	atomic_fetch_add(&w->evicts, 1);
 	pthread_mutex_lock(&w->lock);
 	w->waiting++;
@@ -136,9 +139,9 @@ int control_evict(struct worker *w, pid_t pid, struct evict_result *ret)
 	return r;
 }
 
-int control_release(struct worker *w, pid_t pid, struct release_result *ret)
+int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 {
-	(void)pid;
+	atomic_store(&w->ordered, id);
 	atomic_fetch_add(&w->releases, 1);
 	pthread_mutex_lock(&w->lock);
 	int r = w->release_error;

@@ -21,6 +21,7 @@ struct worker {
 	struct release_result release;
 	const char *reload_message;
 	atomic_uint evicts, releases, reloads; /* calls that got through */
+	_Atomic uint64_t ordered; /* id of the client that the last order was for */
 	/* While held, evict doesn't return. */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -28,8 +29,8 @@ struct worker {
 	unsigned waiting;
 };
 
-/* Three clients: 101 of user 1000, 102 of user 1001, and one whose pid is unknown, of user
- * 1000. Every statistic has a value of its own. */
+/* Three clients: 101 of user 1000, 102 of user 1001, which is 7 in a pid namespace, and one
+ * whose pid is unknown, of user 1000. Every statistic has a value of its own. */
 void fake_init(struct worker *w);
 void fake_hold_evicts(struct worker *w);
 void fake_wait_for_evict(struct worker *w); /* returns when one waits */

@@ -12,10 +12,10 @@ void be_user(uid_t uid)
 	atomic_store(&user, uid);
 }
 
-static int fake_peer(int fd, uid_t *ret)
+static int fake_peer(int fd, struct http_peer *ret)
 {
 	(void)fd;
-	*ret = atomic_load(&user);
+	ret->uid = atomic_load(&user);
 	return 0;
 }
 

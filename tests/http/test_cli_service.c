@@ -104,11 +104,12 @@ static const struct expect statuses[] = {
 	{"$larder status | grep '^ *PID  STATE  *POLICY  *RESIDENT  *MANAGED  *EVICTED  *STORED"
 	 "  *RATIO  *FAULTS  *STALL  *EXE$'",
 		0, "PID", NULL},
-	{"$larder status | grep '^101  managed  default .* 512 MiB  128 MiB  4.0:1 .* 1.25%  "
+	{"$larder status | grep '^  101  managed  default .* 512 MiB  128 MiB  4.0:1 .* 1.25%  "
 	 "/usr/bin/one$'",
 		0, "101", NULL},
-	{"$larder status | grep '^  ?  managed'", 0, "?", NULL},
-	{"$larder status | grep '^     total .* 1.50 GiB  384 MiB  4.0:1'", 0, "total", NULL},
+	{"$larder status | grep '^    ?  managed'", 0, "?", NULL},
+	{"$larder status | grep '^102/7  managed'", 0, "102/7", NULL},
+	{"$larder status | grep '^       total .* 1.50 GiB  384 MiB  4.0:1'", 0, "total", NULL},
 	{"$larder status --json", 0, "\"saved_bytes\":", NULL},
 	{"$larder status 101", 0, "/usr/bin/one\npid 101, user 1000, agent 1101\n", NULL},
 	{"$larder status 101", 0, "managed, policy default, attached for 20s, stalled 1.2500%",
@@ -119,6 +120,8 @@ static const struct expect statuses[] = {
 		"events_fork", NULL},
 	{"$larder status 101 --json", 0, "\"exe\": \"/usr/bin/one\"", NULL},
 	{"$larder status 55", 1, NULL, "larder: process 55: not a client of this service"},
+	{"$larder status 102", 0, "\npid 102 (7 in its own pid namespace), user 1001, agent ",
+		NULL},
 	/* nothing of a name reaches the terminal as it is */
 	{"$larder status 102 | head -1", 0, "/odd/\"quoted\"\\path?line\xef\xbf\xbd\n", NULL},
 	{"http_proxy=http://127.0.0.1:1 $larder status", 0, "larderd", NULL},

@@ -4,6 +4,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -91,6 +92,7 @@ static void the_status_shows_every_statistic(void **state)
 		CLIENT_STATS(X)
 #undef X
 		assert_int_equal(json_number(c, "pid"), want->pid);
+		assert_int_equal(json_number(c, "ns_pid"), want->ns_pid);
 		assert_int_equal(json_number(c, "id"), want->id);
 		assert_int_equal(json_number(c, "parent"), want->parent);
 		assert_int_equal(json_number(c, "uid"), want->uid);
@@ -230,6 +232,21 @@ static void only_owners_and_root_may(void **state)
 				before);
 		reply_done(&r);
 	}
+}
+
+/* Not for its number, which may be another's by the time that the order is carried out. */
+static void an_order_is_for_the_client_whose_owner_was_checked(void **state)
+{
+	struct server *s = *state;
+	static const char *const orders[] = {"evict", "release"};
+	for (size_t i = 0; i < 2; i++)
+		for (size_t c = 0; c < 2; c++) {
+			char path[64];
+			snprintf(path, sizeof(path), "POST /v1/clients/%d/%s",
+				(int)s->worker.clients[c].pid, orders[i]);
+			json_object_put(json_as(s, 0, path, 200));
+			assert_int_equal(s->worker.ordered, s->worker.clients[c].id);
+		}
 }
 
 static void users_see_the_totals_and_their_own_clients(void **state)
@@ -373,6 +390,7 @@ int main(void)
 		T(evict_tells_all_of_its_result),
 		T(release_tells_its_result),
 		T(only_owners_and_root_may),
+		T(an_order_is_for_the_client_whose_owner_was_checked),
 		T(users_see_the_totals_and_their_own_clients),
 		T(metrics_hide_the_clients_of_others),
 		cmocka_unit_test(the_kernel_says_who_asks),
