@@ -1,11 +1,13 @@
 /* store_check: the numbered invariants of blobs.c, segments.c and store.c, asserted. Each
  * check_* names those it is for. */
+#include <string.h>
+
 #include "must.h"
 #include "store_private.h"
 
 struct sums {
 	struct store_counts live;
-	uint32_t n_live, n_dying, n_free;
+	uint32_t n_dying, n_free;
 };
 
 /* segments.c 4 and 3: walks a segment by its headers, and adds up what the table says. */
@@ -86,11 +88,8 @@ static void check_rows(const struct store *s, struct sums *sums)
 			must(refs == 0);
 			continue;
 		}
-		sums->n_live++;
 		must(refs > 0);
-		sums->live.bytes += where_length(w);
-		sums->live.raw += where_codec(w) == CODEC_RAW;
-		sums->live.fill += where_codec(w) == CODEC_FILL;
+		store_count(&sums->live, w, true);
 	}
 }
 
@@ -123,10 +122,12 @@ void store_check(struct store *s)
 	/* blobs.c 1 and 2 */
 	must(sums.n_free == s->blobs.free.count);
 	must(sums.n_dying == s->dying.count + s->closing.count);
-	must(sums.n_live + sums.n_dying + sums.n_free == atomic_load(&s->blobs.top));
+	uint64_t n_live = 0;
+	for (unsigned id = 0; id < STORE_CODECS; id++)
+		n_live += sums.live.blobs[id];
+	must(n_live + sums.n_dying + sums.n_free == atomic_load(&s->blobs.top));
 	/* store.c 2 and 3 */
-	must(sums.n_live == s->live.blobs && sums.live.bytes == s->live.bytes);
-	must(sums.live.raw == s->live.raw && sums.live.fill == s->live.fill);
+	must(memcmp(&sums.live, &s->live, sizeof(s->live)) == 0);
 	must(s->in_txn || s->closing.count == 0);
 	pthread_mutex_unlock(&s->lock);
 }

@@ -6,13 +6,18 @@
  *                   [header|bytes|pad][header|bytes|pad] ...    zeros to the end
  *
  * A blob's header, by byte offset, in the byte order of the machine (the file never leaves it):
- *    0  u32  handle; 0 = nothing more in this segment
+ *    0  u32  handle, 28 bits; 0 = nothing more in this segment
  *    4  u16  packed length, 1 .. 4096
  *    6  u8   codec; 0 = the blob is gone, its handle may name another one elsewhere
  *    7  u8   version, BLOB_VERSION
  *    8  u64  xxh3 of the unpacked page
  *   16       packed bytes, then zeros up to a multiple of 16
- * It is written after the bytes that it describes. So at any instant, all headers of one handle
+ * Room for more: a dictionary's id stands in the packed bytes of the codecs that use one (in
+ * zstd's frames there is a field of 0 to 4 bytes for it), so that no other blob pays for it. A
+ * further tier is a further file, named by three bits of where_t (blobs.h); its blobs look the
+ * same. The high 4 bits of the handle and the high 3 of the length are 0.
+ *
+ * The header is written after the bytes that it describes. So at any instant, all headers of one handle
  * whose codec isn't 0 describe the same page (compaction leaves two for a while).
  *
  * Life of a segment:

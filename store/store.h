@@ -60,7 +60,18 @@ struct store_scratch; /* codec contexts and buffers of one thread */
 int store_scratch_new(struct store_scratch **ret);
 void store_scratch_free(struct store_scratch *x);
 
-enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3 };
+enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3, CODEC_ZSTD = 4 };
+enum { STORE_CODECS = CODEC_ZSTD + 1 }; /* ids are below */
+const char *store_codec_name(enum store_codec c);
+
+/* How to pack. Level 0 is the codec's own choice; else only ZSTD knows levels, from 1 (fast) to
+ * STORE_ZSTD_LEVEL_MAX (dense). */
+enum { STORE_ZSTD_LEVEL_MAX = 19 };
+struct store_method {
+	enum store_codec codec; /* LZ4 or ZSTD */
+	int level;
+};
+bool store_method_valid(const struct store_method *how);
 
 struct store_packed {
 	uint64_t checksum; /* xxh3 of the unpacked page, never of the packed bytes */
@@ -69,19 +80,25 @@ struct store_packed {
 	uint8_t codec;	   /* enum store_codec */
 };
 
-/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, CODEC_LZ4 when that gives
- * at most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked again and
- * compared. The page may be memory that others write to: what is packed is one copy of it.
- * -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is. */
+/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, by the method (NULL: LZ4)
+ * when that gives at most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked
+ * again and compared. The page may be memory that others write to: what is packed is one copy
+ * of it. -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is.
+ * -ENOMEM. */
 enum { STORE_RAW_ABOVE = 3300 }; /* measured: above it, unpacking costs more than it saves */
-int store_pack(struct store_scratch *x, const void *page, struct store_packed *ret);
+int store_pack(struct store_scratch *x, const struct store_method *how, const void *page,
+	struct store_packed *ret);
 
-/* Fills page[0..4095]. -EBADMSG: not what store_pack gave; page is then undefined. */
+/* Fills page[0..4095], allocating nothing. -EBADMSG: not what store_pack gave; page is then
+ * undefined. */
 int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page);
 
 /* ---- blobs ---- */
-/* -ENOSPC: limit, or tmpfs full (nothing changed); store_compact may help. -ENOMEM. */
-int store_put(struct store *s, const struct store_packed *p, blob_t *ret);
+/* stamp: when, in seconds of a clock of the caller's, below STORE_STAMP_MAX; it is kept with the
+ * blob, for store_repack. -ENOSPC: limit, or tmpfs full (nothing changed); store_compact may
+ * help. -ENOMEM. */
+#define STORE_STAMP_MAX (UINT32_MAX - 1)
+int store_put(struct store *s, const struct store_packed *p, uint32_t stamp, blob_t *ret);
 /* Fills page[0..4095]. -EBADMSG: damaged, or no blob; page is then undefined and must not be
  * used. Takes no lock and allocates nothing; neither do store_ref and store_unref. */
 int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page);
@@ -135,7 +152,8 @@ struct store_stats {
 	uint64_t index_bytes;	/* index.db with its WAL, as allocated in the tmpfs */
 	uint64_t table_bytes;	/* the handle table and other private memory of the store */
 	uint64_t limit_bytes;	/* 0 = none */
-	uint64_t raw_blobs, fill_blobs; /* live, by codec */
+	/* Of live blobs, by enum store_codec: how many, and their packed bytes. */
+	uint64_t codec_blobs[STORE_CODECS], codec_bytes[STORE_CODECS];
 };
 void store_stats(struct store *s, struct store_stats *ret);
 

@@ -18,7 +18,7 @@
 
 /* Of live blobs. */
 struct store_counts {
-	uint64_t blobs, bytes, raw, fill;
+	uint64_t blobs[STORE_CODECS], bytes[STORE_CODECS]; /* by codec */
 };
 
 struct store {
@@ -41,6 +41,9 @@ struct store {
 	bool in_txn;	     /* the job's thread */
 	int txn_error; /* the job's thread; the first error in this transaction, 0 = none */
 };
+
+/* Counts a blob in, or out. */
+void store_count(struct store_counts *c, where_t w, bool add);
 
 /* Makes the blobs dying whose last reference was dropped since it was last called. */
 void store_collect_locked(struct store *s);

@@ -157,9 +157,9 @@ static void pack_page(void *arg, unsigned slot, struct store_scratch *scratch)
 		return;
 	/* A copy of our own: the link can be written to by the client at any moment. */
 	memcpy(page, batch_bytes(b, slot), sizeof(page));
-	int r = store_pack(scratch, page, &packed);
+	int r = store_pack(scratch, NULL, page, &packed);
 	if (r == 0)
-		r = store_put(b->owner->worker->store, &packed, &blob);
+		r = store_put(b->owner->worker->store, &packed, 0, &blob);
 	if (r == 0)
 		b->blob[slot] = blob;
 }

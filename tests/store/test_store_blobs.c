@@ -24,8 +24,8 @@ static void pages_of_all_kinds_come_back(void **state)
 
 	struct store_stats st = world_stats(&w);
 	assert_int_equal(st.blobs, 300);
-	assert_int_equal(st.fill_blobs, 100);
-	assert_int_equal(st.raw_blobs, 100);
+	assert_int_equal(st.codec_blobs[CODEC_FILL], 100);
+	assert_int_equal(st.codec_blobs[CODEC_RAW], 100);
 	assert_int_equal(st.segment_bytes, st.blob_bytes + st.header_bytes + st.dead_bytes);
 	world_close(&w);
 }

@@ -33,8 +33,8 @@ static int one_transaction(struct store *s, struct store_scratch *x, uint64_t n,
 			page_make(page, (enum page_kind)(next_random(seed) % PAGE_KINDS),
 				next_random(seed));
 			store_unref(s, entries[l][i]);
-			if ((r = store_pack(x, page, &p)) < 0 ||
-				(r = store_put(s, &p, &entries[l][i])) < 0)
+			if ((r = store_pack(x, NULL, page, &p)) < 0 ||
+				(r = store_put(s, &p, 0, &entries[l][i])) < 0)
 				return r;
 		}
 	}

@@ -172,8 +172,8 @@ static void expect_numbers(struct model *m)
 	}
 	assert_int_equal(st.blobs, blobs);
 	assert_int_equal(st.blob_bytes, bytes);
-	assert_int_equal(st.fill_blobs, fill);
-	assert_int_equal(st.raw_blobs, raw);
+	assert_int_equal(st.codec_blobs[CODEC_FILL], fill);
+	assert_int_equal(st.codec_blobs[CODEC_RAW], raw);
 	assert_int_equal(st.segment_bytes, st.blob_bytes + st.header_bytes + st.dead_bytes);
 	assert_in_range(st.segment_bytes, 0, LIMIT);
 	assert_int_equal(st.segment_bytes, world_file_bytes(&m->w, "warm.seg"));
