@@ -146,6 +146,11 @@ static void help_key(const struct config_key *key, FILE *f)
 		value_type_name(key->type));
 	if (key->min)
 		fprintf(f, ", from %s to %s", key->min, key->max);
+	if (key->choices) {
+		char choices[64];
+		value_choices(key, choices, sizeof(choices));
+		fprintf(f, ": %s", choices);
+	}
 	if (*key->fallback)
 		fprintf(f, "; default %s", key->fallback);
 	if (!key->reload)

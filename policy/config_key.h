@@ -15,6 +15,7 @@ enum value_type {
 	VALUE_DURATION, /* uint64_t, ms */
 	VALUE_PERCENT,	/* double, 0..1 */
 	VALUE_LIST,	/* struct policy_list */
+	VALUE_CHOICE,	/* unsigned: which of the key's choices */
 };
 
 struct config_key {
@@ -24,13 +25,15 @@ struct config_key {
 	size_t offset;	       /* of the field, in struct config or struct policy */
 	const char *fallback;  /* default, as one would write it in the file */
 	const char *min, *max; /* the same; NULL where a range makes no sense */
-	bool may_be_empty;     /* lists only */
+	const char *const *choices; /* choices only; NULL ends them */
+	bool may_be_empty;	    /* lists only */
+	bool never;		    /* durations only: 0 is written "never", and only so */
 	bool match;	       /* picks the programs of a policy; not allowed in "default" */
 	bool reload; /* a reload takes a new value over; else it waits for a restart */
 	const char *help;
 };
 
-#define CONFIG_KEY_COUNT 12
+#define CONFIG_KEY_COUNT 16
 extern const struct config_key config_keys[CONFIG_KEY_COUNT];
 
 const char *config_section_name(enum config_section s); /* "service", "store", "policy" */

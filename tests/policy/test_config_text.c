@@ -65,6 +65,8 @@ static void a_dump_reads_back_as_the_same(void **state)
 		"[store]\nmemory-limit = 1234567\n[policy x]\nmemory-limit = 1234566\n",
 		("[policy x]\nmatch-exe = a/*/b [x-z]* ?\nmatch-user = 0 * me\nmanage = no\n"
 		 "inherit = no\nmin-age = 61s\ncold-after = 1ms\nstall-budget = 33.333333%\n"),
+		"[store]\nowner-limit = 33.3%\n[policy x]\nlevel = 3\nrecompress-after = 90s\n",
+		"[policy x]\ncodec = zstd\nlevel = 19\n",
 		"[policy z]\n[policy default]\nstall-budget = 99.999999%\n[policy a]\n",
 	};
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
