@@ -31,7 +31,7 @@ static void check_segment(const struct store *s, uint32_t i)
 	}
 	must(at == seg->used);
 	must(live == seg->live && dying == seg->dying);
-	for (; at < SEGMENT_SIZE; at += BLOB_ALIGN)
+	for (; at < seg->have; at += BLOB_ALIGN)
 		must(((const struct blob_header *)(const void *)segments_at(g, start + at))
 				->handle == 0);
 }
@@ -40,18 +40,20 @@ static void check_segment(const struct store *s, uint32_t i)
 static void check_segments(const struct store *s)
 {
 	const struct segments *g = &s->segments;
-	uint64_t live = 0, dying = 0;
+	uint64_t live = 0, dying = 0, have = 0;
 	uint32_t in_use = 0, listed = 0;
 
 	for (uint32_t i = 0; i < g->top; i++) {
 		const struct segment *seg = segments_row(g, i);
-		must(seg->live + seg->dying <= seg->used && seg->used <= SEGMENT_SIZE);
+		must(seg->live + seg->dying <= seg->used && seg->used <= seg->have);
+		must(seg->have <= SEGMENT_SIZE && seg->have % SEGMENT_STEP == 0);
+		have += seg->have;
 		must((seg->state == SEGMENT_OPEN) ==
 			(g->open[STREAM_PUT] == i || g->open[STREAM_MOVE] == i));
 		live += seg->live;
 		dying += seg->dying;
 		if (seg->state == SEGMENT_FREE) {
-			must(seg->used == 0);
+			must(seg->have == 0);
 			continue;
 		}
 		in_use++;
@@ -62,7 +64,7 @@ static void check_segments(const struct store *s)
 	for (uint32_t i = g->free; i != SEGMENT_NONE; i = segments_row(g, i)->next, listed++)
 		must(segments_row(g, i)->state == SEGMENT_FREE && listed < g->top);
 	must(in_use == g->in_use && in_use <= g->max && g->top == in_use + listed);
-	must(live == g->live && dying == g->dying);
+	must(live == g->live && dying == g->dying && have == g->have);
 }
 
 /* blobs.c 2 and 4, store.c 2: by row. That places differ (blobs.c 3) and that headers fit them

@@ -119,7 +119,7 @@ static int put_locked(
 		.version = BLOB_VERSION,
 		.checksum = p->checksum,
 	};
-	r = segments_append(&s->segments, STREAM_PUT, &h, p->bytes, &offset);
+	r = segments_append(&s->segments, USE_PUT, &h, p->bytes, &offset);
 	if (r < 0) {
 		blobs_release(&s->blobs, b);
 		return r;
@@ -192,6 +192,22 @@ uint32_t store_blob_length(const struct store *s, blob_t b)
 	return where_length(blobs_locate(&s->blobs, b));
 }
 
+uint32_t store_packed_size(const struct store_packed *p)
+{
+	return blob_size(p->length);
+}
+
+uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers)
+{
+	uint32_t refs =
+		atomic_load_explicit(&blobs_row(&s->blobs, b)->refs, memory_order_relaxed);
+	uint64_t among = (uint64_t)refs * sharers;
+
+	return among == 0
+		       ? 0
+		       : (uint32_t)((blob_size(store_blob_length(s, b)) + among - 1) / among);
+}
+
 /* ---- numbers ---- */
 
 void store_stats(struct store *s, struct store_stats *ret)
@@ -203,7 +219,7 @@ void store_stats(struct store *s, struct store_stats *ret)
 	pthread_mutex_lock(&s->lock);
 	store_collect_locked(s);
 	const struct segments *g = &s->segments;
-	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+	uint64_t bytes = g->have;
 	*ret = (struct store_stats){
 		.blobs = sum(s->live.blobs),
 		.blob_bytes = sum(s->live.bytes),

@@ -89,6 +89,9 @@ enum { STORE_RAW_ABOVE = 3300 }; /* measured: above it, unpacking costs more tha
 int store_pack(struct store_scratch *x, const struct store_method *how, const void *page,
 	struct store_packed *ret);
 
+/* What it takes in the store: bytes, header, padding. */
+uint32_t store_packed_size(const struct store_packed *p);
+
 /* Fills page[0..4095], allocating nothing. -EBADMSG: not what store_pack gave; page is then
  * undefined. */
 int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page);
@@ -107,6 +110,13 @@ void store_unref(struct store *s, blob_t b); /* BLOB_NONE is fine */
 
 /* Packed bytes, without header. */
 uint32_t store_blob_length(const struct store *s, blob_t b);
+
+/* What holds the blob (bytes, header, padding), divided among its references and each reference's
+ * sharers; rounded up. The caller holds a reference. */
+uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers);
+
+/* Are there blobs that wait for a transaction to be freed? */
+bool store_has_dead(struct store *s);
 
 /* Moves live blobs out of the emptiest segments until dead space is under `percent` of the
  * segment bytes, `budget` bytes were copied, or no segment has enough of it to be worth that;
