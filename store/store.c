@@ -16,6 +16,8 @@
 
 #include "must.h"
 
+_Static_assert(STORE_BLOB_MAX == STORE_PAGE + BLOB_HEADER, "blob_size(STORE_PAGE)");
+
 static const char segments_name[] = "warm.seg";
 
 /* ---- open, close ---- */

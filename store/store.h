@@ -29,7 +29,8 @@
 
 enum {
 	STORE_PAGE = 4096,
-	STORE_LEAF_PAGES = 512, /* pages of one index row: 2 MiB of address space */
+	STORE_BLOB_MAX = STORE_PAGE + 16, /* what a page takes in the store at most */
+	STORE_LEAF_PAGES = 512,		  /* pages of one index row: 2 MiB of address space */
 };
 
 typedef uint32_t blob_t; /* 1 .. BLOB_MAX; BLOB_NONE = no blob */
@@ -97,9 +98,9 @@ uint32_t store_packed_size(const struct store_packed *p);
 int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page);
 
 /* ---- blobs ---- */
-/* stamp: when, in seconds of a clock of the caller's, below STORE_STAMP_MAX; it is kept with the
- * blob, for store_repack. -ENOSPC: limit, or tmpfs full (nothing changed); store_compact may
- * help. -ENOMEM. */
+/* stamp: when, in seconds of a clock of the caller's, below STORE_STAMP_MAX; it is kept with
+ * the blob, for store_repack. -ENOSPC: limit, or tmpfs full (nothing changed); store_compact
+ * may help. -ENOMEM. */
 #define STORE_STAMP_MAX (UINT32_MAX - 1)
 int store_put(struct store *s, const struct store_packed *p, uint32_t stamp, blob_t *ret);
 /* Fills page[0..4095]. -EBADMSG: damaged, or no blob; page is then undefined and must not be
@@ -111,8 +112,8 @@ void store_unref(struct store *s, blob_t b); /* BLOB_NONE is fine */
 /* Packed bytes, without header. */
 uint32_t store_blob_length(const struct store *s, blob_t b);
 
-/* What holds the blob (bytes, header, padding), divided among its references and each reference's
- * sharers; rounded up. The caller holds a reference. */
+/* What holds the blob (bytes, header, padding), divided among its references and each
+ * reference's sharers; rounded up. The caller holds a reference. */
 uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers);
 
 /* Are there blobs that wait for a transaction to be freed? */
