@@ -30,6 +30,9 @@ static void check_segment(const struct store *s, uint32_t i)
 		at += blob_size(h->length);
 	}
 	must(at == seg->used);
+	for (uint32_t k = 0; k < s->left_count; k++)
+		if (s->left[k].offset / SEGMENT_SIZE == i)
+			dying += s->left[k].size;
 	must(live == seg->live && dying == seg->dying);
 	for (; at < seg->have; at += BLOB_ALIGN)
 		must(((const struct blob_header *)(const void *)segments_at(g, start + at))

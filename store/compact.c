@@ -113,6 +113,7 @@ int store_compact(struct store *s, unsigned percent, uint64_t budget)
 
 	if (s->in_txn)
 		return -EINVAL;
+	store_repack_finish(s); /* what it left can't be moved */
 	while (copied < budget) {
 		uint32_t victim = next_victim(s, percent);
 		if (victim == SEGMENT_NONE)

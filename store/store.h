@@ -7,9 +7,10 @@
  *
  * Threads: store_pack/store_unpack need a scratch of the caller's own and no lock. store_put,
  * store_ref, store_unref and store_get may be called from any thread at once; store_get takes
- * no lock. Everything named store_index_* and store_txn_*, and store_compact, belongs to one
- * thread at a time (the caller's job). All functions return 0 or a negative errno and leave
- * ret_ arguments untouched on failure. A store is never used again after a fork.
+ * no lock. Everything named store_index_* and store_txn_*, store_compact and
+ * store_repack_finish belong to one thread at a time (the caller's job). All functions return 0
+ * or a negative errno and leave ret_ arguments untouched on failure. A store is never used
+ * again after a fork.
  *
  * Life of a blob: store_put gives it one reference. When the last reference is dropped it is
  * dead, but the index on disk may still name it, so its handle and its bytes are used again
@@ -45,7 +46,8 @@ struct store_options {
 	 * for store_compact. 0 = as the tmpfs allows. Reached: -ENOSPC. */
 	uint64_t memory_limit;
 	/* Waits until no thread that was inside store_get when it was called is still there.
-	 * Called by store_compact, without the store's lock. NULL: there is no such thread. */
+	 * Called by store_compact and store_repack_finish, without the store's lock. NULL:
+	 * there is no such thread. */
 	void (*synchronize)(void *arg);
 	void *arg;
 };
@@ -125,6 +127,23 @@ bool store_has_dead(struct store *s);
  * no commit has freed yet are moved along. -EINVAL: in a transaction. -ENOSPC: the tmpfs is
  * full to the last page; what was moved by then is moved. */
 int store_compact(struct store *s, unsigned percent, uint64_t budget);
+
+/* ---- packing anew ---- */
+/* Is it packed by LZ4 or not at all, with a stamp of at most this, and wasn't it tried before?
+ * The caller holds a reference. */
+bool store_repack_due(const struct store *s, blob_t b, uint32_t stamp);
+
+/* Packs a blob by another method; its handle and its page stay. From any thread, each with a
+ * scratch of its own and a reference to its blob, while the job's thread waits for them, and no
+ * two for the same blob. 1: done. 0: it packs no better and stays, for good. -EAGAIN: first
+ * store_repack_finish. -ENOSPC: the store is full; -ENOMEM. -EBADMSG: damaged, or a codec
+ * fault; it stays as it is. */
+int store_repack(
+	struct store *s, struct store_scratch *x, blob_t b, const struct store_method *how);
+
+/* Waits until nobody looks at the old bytes, and frees them. After each STORE_LEAF_PAGES at the
+ * latest. The job's thread. */
+void store_repack_finish(struct store *s);
 
 /* ---- index ---- */
 struct store_client {

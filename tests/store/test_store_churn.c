@@ -17,7 +17,7 @@ enum {
 	REST_BUDGET = 64 << 20,
 };
 
-enum { SLOTS_MAX = 60000 };
+enum { SLOTS_MAX = 30000 };
 
 struct churn {
 	struct world w;
@@ -132,8 +132,8 @@ static void run(unsigned slots, unsigned share_percent, unsigned periods)
 static void dead_space_is_bounded(void **state)
 {
 	(void)state;
-	run(SLOTS_MAX, 1, 150);
-	run(SLOTS_MAX, 3, 60);
+	run(SLOTS_MAX, 1, 100);
+	run(SLOTS_MAX, 3, 40);
 }
 
 static void also_in_a_small_store(void **state)
