@@ -195,6 +195,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->stored_bytes = st.blob_bytes;
 	s->overhead_bytes = st.header_bytes + st.dead_bytes + st.index_bytes + st.table_bytes +
 			    atomic_load(&w->graveyard.leaves) * sizeof(struct leaf) + links;
+	s->dead_bytes = st.dead_bytes;
 	s->baseline_bytes = w->baseline_bytes;
 	s->store_limit_bytes = st.limit_bytes;
 	pthread_mutex_lock(&w->lock);

@@ -5,6 +5,7 @@
 #include "evict_block.h"
 #include "indexer.h"
 #include "quota.h"
+#include "recompress.h"
 #include "log.h"
 #include "order.h"
 #include "pager.h"
@@ -49,6 +50,7 @@ struct evictor {
 	struct codec_pool *pool;  /* owned */
 	struct batch *unfinished; /* owned; its pages are HELD until they can be given back */
 	uint64_t kept_house_ms;
+	struct recompress recompress;
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
@@ -337,13 +339,21 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 
 /* ---- the thread ---- */
 
-/* Waits for a job for at most a period; NULL when there was none, or we are to stop. */
+/* When there is something to do without a job. */
+static struct timespec next_due(const struct evictor *e)
+{
+	uint64_t house = e->kept_house_ms + INDEX_PERIOD_MS;
+	uint64_t ms = e->recompress.due_ms < house ? e->recompress.due_ms : house;
+
+	return (struct timespec){
+		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+}
+
+/* Waits for a job, until something else is due; NULL when there was none, or we are to stop. */
 static struct job *next_job(struct evictor *e)
 {
-	struct timespec until;
+	struct timespec until = next_due(e);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += INDEX_PERIOD_MS / 1000;
 	pthread_mutex_lock(&e->lock);
 	while (!e->first && !e->stop && e->forget_count == 0)
 		if (pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT)
@@ -365,6 +375,21 @@ static void note_why(struct evictor *e, const struct job *j)
 	gate_unlock(&e->pager, c);
 }
 
+static bool forgets(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool any = e->forget_count > 0;
+	pthread_mutex_unlock(&e->lock);
+	return any;
+}
+
+static void idle(struct evictor *e)
+{
+	housekeeping_if_due(e);
+	if (worker_now_ms() >= e->recompress.due_ms)
+		recompress_step(&e->recompress, &e->pager, e->pool);
+}
+
 static void *evictor_main(void *arg)
 {
 	struct evictor *e = arg;
@@ -375,7 +400,10 @@ static void *evictor_main(void *arg)
 			j->error = evict_client(e, j->client, &j->result);
 			note_why(e, j);
 		}
-		housekeeping(e);
+		if (j || forgets(e))
+			housekeeping(e);
+		else
+			idle(e);
 		if (j) {
 			pthread_mutex_lock(&e->lock);
 			j->done = true;

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert((int)POLICY_LEVEL_MAX == (int)STORE_ZSTD_LEVEL_MAX, "policies may say what zstd knows");
+_Static_assert(
+	(int)POLICY_LEVEL_MAX == (int)STORE_ZSTD_LEVEL_MAX, "policies may say what zstd knows");
 
 static const double MIB = 1 << 20;
 
@@ -103,18 +104,18 @@ int quota_room(struct pager *p, struct client *c, const struct terms *t, uint64_
 		return r;
 	uint64_t room = left(t->owner_limit, charge);
 	snprintf(why, why_size,
-		"owner-limit in [store]: the programs of uid %u have %.1f MiB in the store, of "
-		"%.1f; "
+		"owner-limit in [store]: the programs of uid %u may have %.1f MiB in the "
+		"store; "
 		"raise it, or release one of them",
-		c->uid, (double)charge / MIB, (double)t->owner_limit / MIB);
+		c->uid, (double)t->owner_limit / MIB);
 	if (t->client_limit != 0) {
 		charge = quota_charge(p, c);
 		if (left(t->client_limit, charge) < room) {
 			room = left(t->client_limit, charge);
 			snprintf(why, why_size,
-				"memory-limit of policy %s: the program has %.1f MiB in the "
-				"store, of %.1f; raise it, or release the program",
-				c->policy, (double)charge / MIB, (double)t->client_limit / MIB);
+				"memory-limit of policy %s: the program may have %.1f MiB in "
+				"the store; raise it, or release the program",
+				c->policy, (double)t->client_limit / MIB);
 		}
 	}
 	*ret_room = room;
