@@ -22,13 +22,13 @@ struct config_key {
 	enum config_section section;
 	const char *name;
 	enum value_type type;
-	size_t offset;	       /* of the field, in struct config or struct policy */
-	const char *fallback;  /* default, as one would write it in the file */
-	const char *min, *max; /* the same; NULL where a range makes no sense */
+	size_t offset;		    /* of the field, in struct config or struct policy */
+	const char *fallback;	    /* default, as one would write it in the file */
+	const char *min, *max;	    /* the same; NULL where a range makes no sense */
 	const char *const *choices; /* choices only; NULL ends them */
 	bool may_be_empty;	    /* lists only */
 	bool never;		    /* durations only: 0 is written "never", and only so */
-	bool match;	       /* picks the programs of a policy; not allowed in "default" */
+	bool match;  /* picks the programs of a policy; not allowed in "default" */
 	bool reload; /* a reload takes a new value over; else it waits for a restart */
 	const char *help;
 };

@@ -104,8 +104,8 @@ where_t blobs_locate(const struct blobs *t, blob_t b);
 int blobs_take(struct blobs *t, blob_t *ret);
 /* With one reference. */
 void blobs_publish(struct blobs *t, blob_t b, where_t where, uint32_t stamp);
-void blobs_move(struct blobs *t, blob_t b, where_t where);    /* its new place */
-blob_t blobs_take_dropped(struct blobs *t);		      /* all of them, linked by next */
+void blobs_move(struct blobs *t, blob_t b, where_t where); /* its new place */
+blob_t blobs_take_dropped(struct blobs *t);		   /* all of them, linked by next */
 void blobs_kill(struct blobs *t, blob_t b, struct blob_list *dying);
 void blobs_release(struct blobs *t, blob_t b);
 

@@ -15,8 +15,8 @@ struct pager;
  * (res says why). -EAGAIN: the agent was late, and the rest of the block is still there: again.
  * -ETIME: it doesn't answer. -ESRCH: the client is gone or given back. -ENOSPC and other errors
  * of the store: what was moved was given back. -EDQUOT: so was what found no room in the
- * allowance. -EBUSY: it could not be given back yet; c->batch is set, and nothing may be evicted
- * before evict_finish has succeeded. */
+ * allowance. -EBUSY: it could not be given back yet; c->batch is set, and nothing may be
+ * evicted before evict_finish has succeeded. */
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
 	const uint64_t *quiet_seq, struct allowance *allowance, struct evict_result *res);
 

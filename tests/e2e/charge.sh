@@ -12,15 +12,13 @@ elif grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null; then
 else
 	skip 'no memory controller'
 fi
-groups=()
-trap 'clean_up; rmdir "${groups[@]}" 2>/dev/null' EXIT
 
 # group NAME PID: puts the process into a group of that name.
 group() {
 	local dir
 	dir=$root/larder-$(basename "$work")-$1
 	mkdir "$dir" 2>/dev/null || skip "control groups can't be made in $root"
-	groups+=("$dir")
+	at_exit+=("rmdir '$dir'")
 	echo "$2" >"$dir/cgroup.procs"
 }
 

@@ -4,6 +4,8 @@
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
+need python3
+
 settings() { # STORE's lines, POLICY's lines
 	printf '%s\n[store]\n%s\n[policy redis]\nmatch-exe = redis-*\n%s\n' "$everyone" "$1" "$2"
 }
@@ -73,6 +75,34 @@ root_managed() { client state "${started[-1]}"; }
 wait_for root_managed || fail 'a program of root is not taken over'
 larder evict --json "${started[-1]}" >"$work/evict-root.out"
 [[ $(jq -r .why "$work/evict-root.out") != *owner-limit* ]] || fail 'root is stopped by another'
+
+# ---- what is shared counts once ----
+reload 'memory-limit = 64M' ''
+(cd "$work/home" && as_nobody "$work/bin/larder" run -- python3 -c '
+import os, signal
+text = bytearray(os.urandom(1 << 20) * 24)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print("ready", flush=True)
+signal.sigwait({signal.SIGUSR1})
+os.fork()
+signal.pause()') >"$work/python.out" 2>&1 &
+python=$!
+started+=("$python")
+python_ready() { grep -q ready "$work/python.out" && client state "$python"; }
+wait_for python_ready || fail 'python is not taken over'
+larder evict --json "$python" >"$work/evict-python.out"
+alone=$(client charged_bytes "$python")
+[ "$alone" -gt $((16 * mib)) ] || fail "only $alone bytes of python are charged"
+kill -USR1 "$python"
+family() { json "[.clients[] | select(.pid == $python or .parent == $(client id "$python"))] | $1"; }
+forked() { family 'length == 2'; }
+wait_for forked || fail 'the fork was not followed'
+sum=$(family 'map(.charged_bytes) | add')
+near 'charge of both after a fork' "$sum" "$alone" $((alone / 20))
+[ "$(family 'map(.charged_bytes) | min')" -gt $((alone / 3)) ] || fail 'one bears it all'
+read -ra children <"/proc/$python/task/$python/children" # the agent is among them
+kill -9 "${children[@]}" "$python"
+wait "$python" 2>/dev/null || true
 
 # ---- of the store ----
 # Its limit waits for a restart.
