@@ -1,4 +1,5 @@
-/* Compaction: what it wins, what it must leave alone, and readers at work meanwhile. */
+/* Compaction: what it wins, what it must leave alone, and readers at work meanwhile, which
+ * packing anew mustn't disturb either. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -352,6 +353,24 @@ static void churn(struct crowd *c, uint64_t *seed)
 	world_commit_nothing(&c->w);
 }
 
+/* Packs some anew; what they hold stays. */
+static void repack_some(struct crowd *c, uint64_t *seed)
+{
+	static const struct store_method zstd = {.codec = CODEC_ZSTD, .level = 1};
+
+	for (unsigned n = 0; n < SLOTS / 20; n++) {
+		unsigned i = (unsigned)(next_random(seed) % SLOTS);
+		pthread_mutex_lock(&c->lock);
+		blob_t b = c->slot[i];
+		store_ref(c->w.s, b);
+		pthread_mutex_unlock(&c->lock);
+		if (store_repack_due(c->w.s, b, 0))
+			assert_in_range(store_repack(c->w.s, c->w.x, b, &zstd), 0, 1);
+		store_unref(c->w.s, b);
+	}
+	store_repack_finish(c->w.s);
+}
+
 static void open_crowd(struct crowd *c)
 {
 	struct store_options opt = {.synchronize = wait_for_readers, .arg = c};
@@ -383,6 +402,7 @@ static void readers_see_whole_pages_during_compaction(void **state)
 	/* Readers may be slow to start: so until there were enough of both. */
 	for (unsigned round = 0; round < 300 || reads < 2000; round++) {
 		churn(&c, &seed);
+		repack_some(&c, &seed);
 		assert_int_equal(store_compact(c.w.s, 0, UINT64_MAX), 0);
 		reads = 0;
 		for (unsigned i = 0; i < READERS; i++)
