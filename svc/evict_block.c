@@ -391,6 +391,8 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 	if (r <= 0)
 		return r;
 
+	if (atomic_load(&allowance->room) < STORE_BLOB_MAX)
+		return -EDQUOT;
 	struct batch *b = batch_new(c, number, allowance);
 	if (!b)
 		return -ENOMEM;

@@ -188,28 +188,31 @@ struct eviction {
 	struct terms terms;
 	struct allowance allowance;
 	char no_room[160]; /* what to say when the allowance ends */
+	int64_t counted;   /* the allowance's room when it was last counted; -1 = not yet */
 	bool was_full;	   /* the store was, and nothing was stored since */
 	struct evict_result *res;
 };
 
 /* Room for a block's pages however badly they pack, or what there is. The charges are counted
- * anew only when it may be too little, since programs take pages back meanwhile. -EDQUOT: not
- * even for one more page. */
+ * anew only when it may be too little, since programs take pages back meanwhile, and not again
+ * before something was stored. */
 static int find_room(struct evictor *e, struct eviction *v)
 {
 	const int64_t block = BLOCK_PAGES * (int64_t)STORE_BLOB_MAX;
 	struct allowance *a = &v->allowance;
+	int64_t had = atomic_load(&a->room);
 	uint64_t room;
 
 	atomic_store(&a->exhausted, false);
-	if (atomic_load(&a->room) >= block)
+	if (had >= block || had == v->counted)
 		return 0;
 	int r = quota_room(
 		&e->pager, v->client, &v->terms, &room, v->no_room, sizeof(v->no_room));
 	if (r < 0)
 		return r;
-	atomic_store(&a->room, (int64_t)room);
-	return room < STORE_BLOB_MAX ? -EDQUOT : 0;
+	v->counted = (int64_t)room;
+	atomic_store(&a->room, v->counted);
+	return 0;
 }
 
 /* At the store's limit: what is dead is freed, and the block tried once more. */
@@ -313,7 +316,7 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 	}
 	if (r == 0)
 		r = link_fill(c);
-	struct eviction v = {.client = c, .res = res};
+	struct eviction v = {.client = c, .res = res, .counted = -1};
 	quota_terms(e->worker, c, &v.terms);
 	v.allowance.how = v.terms.how;
 	if (r == 0) {

@@ -97,6 +97,11 @@ wait_for python_ready || fail 'python is not taken over'
 larder evict --json "$python" >"$work/evict-python.out"
 alone=$(client charged_bytes "$python")
 [ "$alone" -gt $((16 * mib)) ] || fail "only $alone bytes of python are charged"
+# Over the limit, but with nothing left to take: then none was in the way.
+reload $'memory-limit = 64M\nowner-limit = 12.5%' ''
+larder evict --json "$python" >"$work/evict-python.out"
+[ "$(jq -r 'select(.seen_pages == 0) | .why' "$work/evict-python.out")" = '' ] ||
+	fail 'a limit is named where nothing was left'
 kill -USR1 "$python"
 family() { json "[.clients[] | select(.pid == $python or .parent == $(client id "$python"))] | $1"; }
 forked() { family 'length == 2'; }
