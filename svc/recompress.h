@@ -17,8 +17,8 @@ struct recompress {
 	uint64_t client; /* id; its clients go in the order of their ids */
 	uint64_t number; /* of the block */
 	uint64_t due_ms; /* nothing is done before, by worker_now_ms */
-	uint64_t
-		pause_ms; /* until the next round, by the shortest age; 0 = no client has one */
+	/* Until the next round, by the shortest of the ages; 0 = no client has one. */
+	uint64_t pause_ms;
 };
 
 /* One batch, or a look at some blocks; sets due_ms. */
