@@ -6,6 +6,9 @@
 #define STORE_KEY(field)   SECTION_STORE, .offset = offsetof(struct config, field)
 #define POLICY_KEY(field)  SECTION_POLICY, .offset = offsetof(struct policy, field)
 
+static const char *const codec_choices[] = {
+	[POLICY_LZ4] = "lz4", [POLICY_ZSTD] = "zstd", [POLICY_ZSTD + 1] = NULL};
+
 /* clang-format off: a table is read in columns */
 const struct config_key config_keys[] = {
 	{SERVICE_KEY(allow_user), .name = "allow-user", .type = VALUE_LIST, .fallback = "root",
@@ -23,6 +26,11 @@ const struct config_key config_keys[] = {
 		.min = "8M", .max = "1024T", .or_zero = true,
 		.help = "most that the packed pages of all programs may take; 0 is half of the "
 			"machine's memory"},
+
+	{STORE_KEY(owner_limit), .name = "owner-limit", .type = VALUE_PERCENT,
+		.fallback = "50%", .min = "1%", .max = "100%", .reload = true,
+		.help = "most of the memory-limit that the packed pages of one user's programs "
+			"may take"},
 
 	{POLICY_KEY(match_exe), .name = "match-exe", .type = VALUE_LIST, .fallback = "",
 		.match = true, .reload = true,
@@ -47,6 +55,18 @@ const struct config_key config_keys[] = {
 	{POLICY_KEY(stall_budget), .name = "stall-budget", .type = VALUE_PERCENT,
 		.fallback = "0.1%", .min = "0%", .max = "100%", .reload = true,
 		.help = "share of its time that a program may wait for its pages"},
+	{POLICY_KEY(codec), .name = "codec", .type = VALUE_CHOICE, .fallback = "lz4",
+		.choices = codec_choices, .reload = true,
+		.help = "how pages are packed: lz4 is fast, zstd denser and some microseconds "
+			"slower to unpack"},
+	{POLICY_KEY(level), .name = "level", .type = VALUE_UNSIGNED, .fallback = "0",
+		.min = "0", .max = "19", .reload = true,
+		.help = "how hard zstd tries, from 1 to 19; 0 is its own choice; lz4 has no "
+			"levels"},
+	{POLICY_KEY(recompress_after_ms), .name = "recompress-after", .type = VALUE_DURATION,
+		.fallback = "never", .min = "1s", .max = "3650d", .never = true, .reload = true,
+		.help = "pages that have been out for this long are packed again, from lz4 to "
+			"zstd, when there is nothing else to do; or never"},
 	{POLICY_KEY(memory_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
 		.min = "0", .max = "1024T", .reload = true,
 		.help = "most that the packed pages of one program may take; 0 is no limit but "

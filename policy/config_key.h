@@ -15,18 +15,21 @@ enum value_type {
 	VALUE_DURATION, /* uint64_t, ms */
 	VALUE_PERCENT,	/* double, 0..1 */
 	VALUE_LIST,	/* struct policy_list */
+	VALUE_CHOICE,	/* unsigned: which of the key's choices */
 };
 
 struct config_key {
 	enum config_section section;
 	const char *name;
 	enum value_type type;
-	size_t offset;	       /* of the field, in struct config or struct policy */
-	const char *fallback;  /* default, as one would write it in the file */
-	const char *min, *max; /* the same; NULL where a range makes no sense */
-	bool or_zero;	       /* 0 is right too, though below min */
-	bool may_be_empty;     /* lists only */
-	bool match;	       /* picks the programs of a policy; not allowed in "default" */
+	size_t offset;		    /* of the field, in struct config or struct policy */
+	const char *fallback;	    /* default, as one would write it in the file */
+	const char *min, *max;	    /* the same; NULL where a range makes no sense */
+	const char *const *choices; /* choices only; NULL ends them */
+	bool or_zero;		    /* 0 is right too, though below min */
+	bool never;		    /* durations only: 0 is written "never", and only so */
+	bool may_be_empty;	    /* lists only */
+	bool match;  /* picks the programs of a policy; not allowed in "default" */
 	bool reload; /* a reload takes a new value over; else it waits for a restart */
 	const char *help; /* a sentence without its full stop */
 };

@@ -32,12 +32,15 @@ static void explain(const struct config_key *key, struct explanation *e)
 	snprintf(e->sentence, sizeof(e->sentence), "%s.", key->help);
 	e->sentence[0] = (char)toupper((unsigned char)e->sentence[0]);
 
-	const char *type = value_type_name(key->type);
-	snprintf(e->range, sizeof(e->range), "%s%s%s%s%s%s%s%s%s.", type,
+	char choices[64] = "";
+	const char *type = key->choices ? "one of " : value_type_name(key->type);
+	if (key->choices)
+		value_choices(key, choices, sizeof(choices));
+	snprintf(e->range, sizeof(e->range), "%s%s%s%s%s%s%s%s%s%s%s.", type, choices,
 		key->min ? (key->or_zero ? ", 0 or from " : ", from ") : "",
 		key->min ? key->min : "", key->min ? " to " : "", key->min ? key->max : "",
-		*key->fallback ? "; default " : "", key->fallback,
-		key->reload ? "" : "; a change waits for a restart",
+		key->never ? ", or never" : "", *key->fallback ? "; default " : "",
+		key->fallback, key->reload ? "" : "; a change waits for a restart",
 		key->match ? "; not in [policy " POLICY_DEFAULT "]" : "");
 	e->range[0] = (char)toupper((unsigned char)e->range[0]);
 }

@@ -25,8 +25,8 @@
 
 /* Where a policy was written, for messages. */
 struct policy_place {
-	unsigned header;       /* line of [policy NAME] */
-	unsigned memory_limit; /* line of its memory-limit, 0 = not given */
+	unsigned header;		/* line of [policy NAME] */
+	unsigned key[CONFIG_KEYS_MAX]; /* line of each of its keys, 0 = not given */
 };
 
 struct reader {
@@ -253,8 +253,7 @@ static int check_key(struct reader *rd, const struct config_key *key, size_t pol
 	if (key->match && strcmp(rd->config->policies[policy_index].name, POLICY_DEFAULT) == 0)
 		return fail(rd, "%s in [policy %s]: that policy takes what no other matches",
 			key->name, POLICY_DEFAULT);
-	if (key->offset == offsetof(struct policy, memory_limit))
-		rd->places[policy_index].memory_limit = rd->line;
+	rd->places[policy_index].key[key - config_keys] = rd->line;
 	return 0;
 }
 
@@ -295,17 +294,41 @@ static int handle_key(void *arg, const char *section, const char *name, const ch
 
 /* The whole */
 
+/* Where a policy's key was written. */
+static unsigned line_of(const struct policy_place *place, const char *name)
+{
+	return place->key[config_key_find(SECTION_POLICY, name) - config_keys];
+}
+
+static int check_codec(struct reader *rd, const struct policy *p, const struct policy_place *at)
+{
+	if (p->codec == POLICY_ZSTD && p->recompress_after_ms != 0)
+		return fail_at(rd, line_of(at, "recompress-after"),
+			"recompress-after of policy %s: its pages are packed by zstd from the "
+			"start; leave it out, or set codec = lz4",
+			p->name);
+	if (p->level != 0 && p->codec == POLICY_LZ4 && p->recompress_after_ms == 0)
+		return fail_at(rd, line_of(at, "level"),
+			"level of policy %s: lz4 has no levels; leave it out, or set codec = "
+			"zstd or recompress-after",
+			p->name);
+	return 0;
+}
+
 static int check_contradictions(struct reader *rd)
 {
 	const struct config *c = rd->config;
 	for (size_t i = 0; i < c->policy_count; i++) {
 		const struct policy *p = &c->policies[i];
 		if (c->store_limit != 0 && p->memory_limit > c->store_limit)
-			return fail_at(rd, rd->places[i].memory_limit,
+			return fail_at(rd, line_of(&rd->places[i], "memory-limit"),
 				"memory-limit of policy %s is larger than that of [store], "
 				"which all "
 				"programs share",
 				p->name);
+		int r = check_codec(rd, p, &rd->places[i]);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

@@ -57,6 +57,7 @@ static const struct type {
 		"a duration such as 500ms, 90s, 10m, 1h or 2d"},
 	[VALUE_PERCENT] = {"percentage", percent_units, "a percentage such as 0.1%"},
 	[VALUE_LIST] = {"list, separated by commas or spaces", NULL, "a list"},
+	[VALUE_CHOICE] = {"choice", NULL, "one of its choices"},
 };
 
 const char *value_type_name(enum value_type type)
@@ -80,7 +81,7 @@ static uint64_t number_load(enum value_type type, const void *field)
 {
 	if (type == VALUE_BOOL)
 		return *(const bool *)field;
-	if (type == VALUE_UNSIGNED)
+	if (type == VALUE_UNSIGNED || type == VALUE_CHOICE)
 		return *(const unsigned *)field;
 	if (type == VALUE_PERCENT)
 		return (uint64_t)(*(const double *)field * PERCENT_ONE + 0.5);
@@ -91,7 +92,7 @@ static void number_store(enum value_type type, uint64_t n, void *field)
 {
 	if (type == VALUE_BOOL)
 		*(bool *)field = n != 0;
-	else if (type == VALUE_UNSIGNED)
+	else if (type == VALUE_UNSIGNED || type == VALUE_CHOICE)
 		*(unsigned *)field = (unsigned)n; /* its key's range is checked */
 	else if (type == VALUE_PERCENT)
 		*(double *)field = (double)n / PERCENT_ONE;
@@ -156,11 +157,17 @@ static int number_scan(const struct unit *units, const char *text, uint64_t *ret
 	return 0;
 }
 
+static const char never[] = "never";
+
 static int number_parse(
 	const struct config_key *key, const char *text, void *field, char *why, size_t why_size)
 {
 	const struct type *type = &types[key->type];
 	uint64_t n, min = 0, max = UINT64_MAX;
+	if (key->never && strcmp(text, never) == 0) {
+		number_store(key->type, 0, field);
+		return 0;
+	}
 	int r = number_scan(type->units, text, &n);
 	if (r == -EDOM)
 		return invalid(why, why_size, "\"%s\" lacks a unit: it must be %s", text,
@@ -173,8 +180,9 @@ static int number_parse(
 		number_scan(type->units, key->max, &max);
 	bool zero = r == 0 && n == 0 && key->or_zero;
 	if (r == -ERANGE || ((n < min || n > max) && !zero))
-		return invalid(why, why_size, "%s is out of range: %sfrom %s to %s", text,
-			key->or_zero ? "0, or " : "", key->min, key->max);
+		return invalid(why, why_size, "%s is out of range: %sfrom %s to %s%s", text,
+			key->or_zero ? "0, or " : "", key->min, key->max,
+			key->never ? ", or never" : "");
 	number_store(key->type, n, field);
 	return 0;
 }
@@ -183,6 +191,10 @@ static void number_print(const struct config_key *key, const void *field, FILE *
 {
 	uint64_t n = number_load(key->type, field);
 	const struct unit *best = types[key->type].units;
+	if (key->never && n == 0) {
+		fputs(never, f);
+		return;
+	}
 	if (key->type == VALUE_PERCENT) {
 		char digits[8];
 		int used = 6;
@@ -224,6 +236,31 @@ static int bool_parse(const char *text, bool *field, char *why, size_t why_size)
 		}
 	}
 	return invalid(why, why_size, "\"%s\" is not yes or no", text);
+}
+
+/* Choices */
+
+void value_choices(const struct config_key *key, char *text, size_t size)
+{
+	size_t length = 0;
+	text[0] = '\0';
+	for (const char *const *c = key->choices; *c && length < size; c++)
+		length += (size_t)snprintf(text + length, size - length, "%s%s",
+			c == key->choices ? "" : " or ", *c);
+}
+
+static int choice_parse(const struct config_key *key, const char *text, unsigned *field,
+	char *why, size_t why_size)
+{
+	char choices[64];
+	for (unsigned i = 0; key->choices[i]; i++) {
+		if (strcmp(key->choices[i], text) == 0) {
+			*field = i;
+			return 0;
+		}
+	}
+	value_choices(key, choices, sizeof(choices));
+	return invalid(why, why_size, "\"%s\" is not %s", text, choices);
 }
 
 /* Lists */
@@ -325,6 +362,8 @@ int value_parse(
 			why, why_size, "the value is longer than %d bytes", CONFIG_VALUE_MAX);
 	if (key->type == VALUE_LIST)
 		return list_parse(key, text, field, why, why_size);
+	if (key->type == VALUE_CHOICE)
+		return choice_parse(key, text, field, why, why_size);
 	if (*text == '\0')
 		return invalid(why, why_size, "the value is missing: it must be %s",
 			types[key->type].wanted);
@@ -341,6 +380,8 @@ void value_print(const struct config_key *key, const void *field, FILE *f)
 			fprintf(f, "%s%s", i ? " " : "", l->item[i]);
 	} else if (key->type == VALUE_BOOL) {
 		fputs(*(const bool *)field ? "yes" : "no", f);
+	} else if (key->type == VALUE_CHOICE) {
+		fputs(key->choices[*(const unsigned *)field], f);
 	} else {
 		number_print(key, field, f);
 	}

@@ -20,6 +20,9 @@ bool value_equal(const struct config_key *key, const void *a, const void *b);
 int value_copy(const struct config_key *key, const void *from, void *to); /* frees to's list */
 void value_done(const struct config_key *key, void *field);
 
+/* The key's choices, as "lz4 or zstd". */
+void value_choices(const struct config_key *key, char *text, size_t size);
+
 const char *value_type_name(enum value_type type); /* "size (bytes, K, M, G, T)", ... */
 
 #endif

@@ -17,6 +17,9 @@ struct policy_list {
 	size_t count;
 };
 
+enum policy_codec { POLICY_LZ4, POLICY_ZSTD };
+enum { POLICY_LEVEL_MAX = 19 }; /* zstd's last level that means something for a page */
+
 struct policy {
 	char *name; /* owned; the NAME of [policy NAME] */
 	/* fnmatch(3) globs on the executable's full path; without a slash, on its last part */
@@ -27,6 +30,9 @@ struct policy {
 	uint64_t min_age_ms;	       /* a program younger than this is left alone */
 	uint64_t cold_after_ms;	       /* age at which a page leaves; 0 = only by order */
 	double stall_budget;	       /* share of wall time, 0..1 */
+	unsigned codec;		       /* enum policy_codec: how its pages are packed */
+	unsigned level;		       /* zstd's; 0 = its own choice */
+	uint64_t recompress_after_ms;  /* from lz4 to zstd at this age; 0 = never */
 	uint64_t memory_limit;	       /* stored bytes per client of this policy; 0 = none */
 };
 
@@ -37,6 +43,7 @@ struct config {
 	unsigned readers; /* fault threads; 0 = one per CPU */
 	/* [store] */
 	uint64_t store_limit; /* bytes; 0 = half of the machine's memory */
+	double owner_limit;   /* share of that for the programs of one user, 0..1 */
 	/* [policy NAME], in the order of the file */
 	struct policy *policies; /* owned */
 	size_t policy_count;

@@ -50,12 +50,12 @@ int blobs_take(struct blobs *t, blob_t *ret)
 	return 0;
 }
 
-void blobs_publish(struct blobs *t, blob_t b, where_t where)
+void blobs_publish(struct blobs *t, blob_t b, where_t where, uint32_t stamp)
 {
 	struct blob *row = blobs_row(t, b);
 
 	must(where_codec(where) != 0 && where_length(where) != 0);
-	row->next = BLOB_NONE;
+	row->next = stamp;
 	atomic_store_explicit(&row->refs, 1, memory_order_relaxed);
 	atomic_store_explicit(&row->where, where, memory_order_release);
 }

@@ -34,7 +34,9 @@ enum {
  *   bits  0..35  place in the segment file, in units of BLOB_ALIGN: up to 1 TiB
  *   bits 36..48  packed length, 1 .. STORE_PAGE
  *   bits 49..56  codec, never 0: so a whole word of 0 means that there is no blob
- *   bit  57      dying; written under the store's lock */
+ *   bit  57      dying; written under the store's lock
+ *   bits 58..60  0: room for the tier, which is the segment file
+ *   bits 61..63  0 */
 typedef uint64_t where_t;
 #define WHERE_NONE  UINT64_C(0)
 #define WHERE_DYING (UINT64_C(1) << 57)
@@ -68,7 +70,9 @@ static inline uint32_t blob_size(uint32_t length)
 struct blob {
 	_Atomic where_t where;
 	_Atomic uint32_t refs; /* 0 in rows that are dropped, dying or free */
-	blob_t next;	       /* of its list: the dropped one, or one under the store's lock */
+	/* Of its list: the dropped one, or one under the store's lock. A live blob is on none;
+	 * there it is the stamp that it was stored with. */
+	blob_t next;
 };
 
 /* A list of rows, linked through them: dying blobs need no memory of their own. */
@@ -98,9 +102,10 @@ where_t blobs_locate(const struct blobs *t, blob_t b);
 /* A handle for a blob to be: it comes to life by blobs_publish, or goes back by blobs_release.
  * -ENOMEM; -ENOSPC: all BLOB_MAX are in use. */
 int blobs_take(struct blobs *t, blob_t *ret);
-void blobs_publish(struct blobs *t, blob_t b, where_t where); /* with one reference */
-void blobs_move(struct blobs *t, blob_t b, where_t where);    /* its new place */
-blob_t blobs_take_dropped(struct blobs *t);		      /* all of them, linked by next */
+/* With one reference. */
+void blobs_publish(struct blobs *t, blob_t b, where_t where, uint32_t stamp);
+void blobs_move(struct blobs *t, blob_t b, where_t where); /* its new place */
+blob_t blobs_take_dropped(struct blobs *t);		   /* all of them, linked by next */
 void blobs_kill(struct blobs *t, blob_t b, struct blob_list *dying);
 void blobs_release(struct blobs *t, blob_t b);
 

@@ -1,11 +1,13 @@
 /* store_check: the numbered invariants of blobs.c, segments.c and store.c, asserted. Each
  * check_* names those it is for. */
+#include <string.h>
+
 #include "must.h"
 #include "store_private.h"
 
 struct sums {
 	struct store_counts live;
-	uint32_t n_live, n_dying, n_free;
+	uint32_t n_dying, n_free;
 };
 
 /* segments.c 4 and 3: walks a segment by its headers, and adds up what the table says. */
@@ -28,8 +30,11 @@ static void check_segment(const struct store *s, uint32_t i)
 		at += blob_size(h->length);
 	}
 	must(at == seg->used);
+	for (uint32_t k = 0; k < s->left_count; k++)
+		if (s->left[k].offset / SEGMENT_SIZE == i)
+			dying += s->left[k].size;
 	must(live == seg->live && dying == seg->dying);
-	for (; at < SEGMENT_SIZE; at += BLOB_ALIGN)
+	for (; at < seg->have; at += BLOB_ALIGN)
 		must(((const struct blob_header *)(const void *)segments_at(g, start + at))
 				->handle == 0);
 }
@@ -38,18 +43,20 @@ static void check_segment(const struct store *s, uint32_t i)
 static void check_segments(const struct store *s)
 {
 	const struct segments *g = &s->segments;
-	uint64_t live = 0, dying = 0;
+	uint64_t live = 0, dying = 0, have = 0;
 	uint32_t in_use = 0, listed = 0;
 
 	for (uint32_t i = 0; i < g->top; i++) {
 		const struct segment *seg = segments_row(g, i);
-		must(seg->live + seg->dying <= seg->used && seg->used <= SEGMENT_SIZE);
+		must(seg->live + seg->dying <= seg->used && seg->used <= seg->have);
+		must(seg->have <= SEGMENT_SIZE && seg->have % SEGMENT_STEP == 0);
+		have += seg->have;
 		must((seg->state == SEGMENT_OPEN) ==
 			(g->open[STREAM_PUT] == i || g->open[STREAM_MOVE] == i));
 		live += seg->live;
 		dying += seg->dying;
 		if (seg->state == SEGMENT_FREE) {
-			must(seg->used == 0);
+			must(seg->have == 0);
 			continue;
 		}
 		in_use++;
@@ -60,7 +67,7 @@ static void check_segments(const struct store *s)
 	for (uint32_t i = g->free; i != SEGMENT_NONE; i = segments_row(g, i)->next, listed++)
 		must(segments_row(g, i)->state == SEGMENT_FREE && listed < g->top);
 	must(in_use == g->in_use && in_use <= g->max && g->top == in_use + listed);
-	must(live == g->live && dying == g->dying);
+	must(live == g->live && dying == g->dying && have == g->have);
 }
 
 /* blobs.c 2 and 4, store.c 2: by row. That places differ (blobs.c 3) and that headers fit them
@@ -86,11 +93,8 @@ static void check_rows(const struct store *s, struct sums *sums)
 			must(refs == 0);
 			continue;
 		}
-		sums->n_live++;
 		must(refs > 0);
-		sums->live.bytes += where_length(w);
-		sums->live.raw += where_codec(w) == CODEC_RAW;
-		sums->live.fill += where_codec(w) == CODEC_FILL;
+		store_count(&sums->live, w, true);
 	}
 }
 
@@ -123,10 +127,12 @@ void store_check(struct store *s)
 	/* blobs.c 1 and 2 */
 	must(sums.n_free == s->blobs.free.count);
 	must(sums.n_dying == s->dying.count + s->closing.count);
-	must(sums.n_live + sums.n_dying + sums.n_free == atomic_load(&s->blobs.top));
+	uint64_t n_live = 0;
+	for (unsigned id = 0; id < STORE_CODECS; id++)
+		n_live += sums.live.blobs[id];
+	must(n_live + sums.n_dying + sums.n_free == atomic_load(&s->blobs.top));
 	/* store.c 2 and 3 */
-	must(sums.n_live == s->live.blobs && sums.live.bytes == s->live.bytes);
-	must(sums.live.raw == s->live.raw && sums.live.fill == s->live.fill);
+	must(memcmp(&sums.live, &s->live, sizeof(s->live)) == 0);
 	must(s->in_txn || s->closing.count == 0);
 	pthread_mutex_unlock(&s->lock);
 }

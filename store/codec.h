@@ -1,7 +1,7 @@
 /* Codecs: a const table of operations each, found by the id that blob headers carry. To add
  * one, give it a number in enum store_codec, a codec_NAME.c, and a line in codec.c.
  *
- * A codec is immutable; what it needs per thread lies in a state that the scratch owns. */
+ * A codec is immutable; what it needs per thread lies in a context that the scratch owns. */
 #ifndef LARDER_STORE_CODEC_H
 #define LARDER_STORE_CODEC_H
 
@@ -12,22 +12,27 @@
 struct codec {
 	const char *name;
 
-	/* Bytes of state that pack wants per thread; NULL = none. */
-	size_t (*state_size)(void);
+	/* How hard pack may try; all 0 = it knows no levels. */
+	int level_min, level_max, level_default;
 
-	/* Packs STORE_PAGE bytes into room[0..size-1]. Returns the packed length, at least 1,
-	 * or -E2BIG when the page doesn't fit or isn't of the codec's kind; room is then
-	 * undefined. */
-	int (*pack)(void *state, const void *page, void *room, size_t size);
+	/* What one thread needs, made before its first page, so that unpack never allocates:
+	 * it runs while a program waits. -ENOMEM. NULL = nothing. */
+	int (*context_new)(void **ret);
+	void (*context_free)(void *context);
+
+	/* Packs STORE_PAGE bytes into room[0..size-1]; level is one of the codec's. Returns the
+	 * packed length, at least 1, or -E2BIG when the page doesn't fit or isn't of the
+	 * codec's kind, or -ENOMEM; room is then undefined. */
+	int (*pack)(void *context, int level, const void *page, void *room, size_t size);
 
 	/* Fills page[0..STORE_PAGE-1] from any bytes whatever without reading or writing out of
 	 * bounds. -EBADMSG: they don't unpack to exactly a page; page is then undefined. */
-	int (*unpack)(void *state, const void *bytes, size_t length, void *page);
+	int (*unpack)(void *context, const void *bytes, size_t length, void *page);
 };
 
-extern const struct codec codec_fill, codec_raw, codec_lz4;
+extern const struct codec codec_fill, codec_raw, codec_lz4, codec_zstd;
 
-enum { CODEC_COUNT = CODEC_LZ4 + 1 };
+enum { CODEC_COUNT = STORE_CODECS };
 
 /* By id; NULL where there is none. */
 extern const struct codec *const codecs[CODEC_COUNT];

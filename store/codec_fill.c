@@ -6,11 +6,12 @@
 
 enum { FILL_WORD = 8 };
 
-static int fill_pack(void *state, const void *page, void *room, size_t size)
+static int fill_pack(void *context, int level, const void *page, void *room, size_t size)
 {
 	const unsigned char *p = page;
 
-	(void)state;
+	(void)context;
+	(void)level;
 	/* Equal to itself one word further on: so all words are the first one. */
 	if (size < FILL_WORD || memcmp(p, p + FILL_WORD, STORE_PAGE - FILL_WORD) != 0)
 		return -E2BIG;
@@ -18,11 +19,11 @@ static int fill_pack(void *state, const void *page, void *room, size_t size)
 	return FILL_WORD;
 }
 
-static int fill_unpack(void *state, const void *bytes, size_t length, void *page)
+static int fill_unpack(void *context, const void *bytes, size_t length, void *page)
 {
 	unsigned char *p = page;
 
-	(void)state;
+	(void)context;
 	if (length != FILL_WORD)
 		return -EBADMSG;
 	for (size_t i = 0; i < STORE_PAGE; i += FILL_WORD)

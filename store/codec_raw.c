@@ -4,18 +4,19 @@
 
 #include "codec.h"
 
-static int raw_pack(void *state, const void *page, void *room, size_t size)
+static int raw_pack(void *context, int level, const void *page, void *room, size_t size)
 {
-	(void)state;
+	(void)context;
+	(void)level;
 	if (size < STORE_PAGE)
 		return -E2BIG;
 	memcpy(room, page, STORE_PAGE);
 	return STORE_PAGE;
 }
 
-static int raw_unpack(void *state, const void *bytes, size_t length, void *page)
+static int raw_unpack(void *context, const void *bytes, size_t length, void *page)
 {
-	(void)state;
+	(void)context;
 	if (length != STORE_PAGE)
 		return -EBADMSG;
 	memcpy(page, bytes, STORE_PAGE);

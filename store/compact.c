@@ -29,7 +29,7 @@ static int move_blob_locked(struct store *s, blob_t b, where_t from)
 	};
 	uint64_t to;
 
-	int r = segments_append(&s->segments, STREAM_MOVE, &h, store_header(s, from) + 1, &to);
+	int r = segments_append(&s->segments, USE_MOVE, &h, store_header(s, from) + 1, &to);
 	if (r < 0)
 		return r;
 	if (dying)
@@ -98,9 +98,11 @@ static uint32_t next_victim(struct store *s, unsigned percent)
 
 	pthread_mutex_lock(&s->lock);
 	store_collect_locked(s);
-	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+	uint64_t bytes = g->have;
 	if (segments_waste(g) * 100 > bytes * percent)
 		victim = segments_victim(g);
+	if (victim != SEGMENT_NONE)
+		segments_close(&s->segments, victim);
 	pthread_mutex_unlock(&s->lock);
 	return victim;
 }
@@ -111,6 +113,7 @@ int store_compact(struct store *s, unsigned percent, uint64_t budget)
 
 	if (s->in_txn)
 		return -EINVAL;
+	store_repack_finish(s); /* what it left can't be moved */
 	while (copied < budget) {
 		uint32_t victim = next_victim(s, percent);
 		if (victim == SEGMENT_NONE)

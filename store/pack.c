@@ -10,12 +10,13 @@
 #include <string.h>
 
 #include "checksum.h"
+#include "must.h"
 
 struct store_scratch {
 	alignas(64) unsigned char page[STORE_PAGE]; /* the page as it was when packing began */
 	alignas(64) unsigned char packed[STORE_PAGE]; /* what store_pack returns */
 	alignas(64) unsigned char again[STORE_PAGE];  /* `packed`, unpacked to compare */
-	void *state[CODEC_COUNT];		      /* owned; NULL where a codec wants none */
+	void *context[CODEC_COUNT];		      /* owned; NULL where a codec wants none */
 };
 
 int store_scratch_new(struct store_scratch **ret)
@@ -26,12 +27,12 @@ int store_scratch_new(struct store_scratch **ret)
 		return -ENOMEM;
 	memset(x, 0, sizeof(*x));
 	for (unsigned id = 0; id < CODEC_COUNT; id++) {
-		if (!codecs[id] || !codecs[id]->state_size)
+		if (!codecs[id] || !codecs[id]->context_new)
 			continue;
-		x->state[id] = calloc(1, codecs[id]->state_size());
-		if (!x->state[id]) {
+		int r = codecs[id]->context_new(&x->context[id]);
+		if (r < 0) {
 			store_scratch_free(x);
-			return -ENOMEM;
+			return r;
 		}
 	}
 	*ret = x;
@@ -43,14 +44,28 @@ void store_scratch_free(struct store_scratch *x)
 	if (!x)
 		return;
 	for (unsigned id = 0; id < CODEC_COUNT; id++)
-		free(x->state[id]);
+		if (x->context[id])
+			codecs[id]->context_free(x->context[id]);
 	free(x);
 }
 
-int pack_with(struct store_scratch *x, const struct codec *const table[CODEC_COUNT],
-	const void *page, struct store_packed *ret)
+bool store_method_valid(const struct store_method *how)
 {
-	static const uint8_t order[] = {CODEC_FILL, CODEC_LZ4, CODEC_RAW};
+	if (how->codec != CODEC_LZ4 && how->codec != CODEC_ZSTD)
+		return false;
+	const struct codec *c = codecs[how->codec];
+	return how->level == 0 || (how->level >= c->level_min && how->level <= c->level_max);
+}
+
+int pack_with(struct store_scratch *x, const struct codec *const table[CODEC_COUNT],
+	const struct store_method *how, const void *page, struct store_packed *ret)
+{
+	static const struct store_method usual = {.codec = CODEC_LZ4};
+
+	if (!how)
+		how = &usual;
+	must(store_method_valid(how));
+	const uint8_t order[] = {CODEC_FILL, (uint8_t)how->codec, CODEC_RAW};
 
 	/* A client can write to the page all the while; the copy can't change under the codec,
 	 * nor between the comparison, the checksum and store_put. */
@@ -61,12 +76,13 @@ int pack_with(struct store_scratch *x, const struct codec *const table[CODEC_COU
 		const struct codec *c = table[id];
 		if (!c)
 			continue;
-		int n = c->pack(x->state[id], x->page, x->packed, sizeof(x->packed));
+		int level = how->level ? how->level : c->level_default;
+		int n = c->pack(x->context[id], level, x->page, x->packed, sizeof(x->packed));
 		if (n == -E2BIG)
 			continue;
 		if (n < 0)
 			return n;
-		int r = c->unpack(x->state[id], x->packed, (size_t)n, x->again);
+		int r = c->unpack(x->context[id], x->packed, (size_t)n, x->again);
 		if (r < 0)
 			return r;
 		if (memcmp(x->page, x->again, STORE_PAGE) != 0)
@@ -82,9 +98,10 @@ int pack_with(struct store_scratch *x, const struct codec *const table[CODEC_COU
 	return -E2BIG;
 }
 
-int store_pack(struct store_scratch *x, const void *page, struct store_packed *ret)
+int store_pack(struct store_scratch *x, const struct store_method *how, const void *page,
+	struct store_packed *ret)
 {
-	return pack_with(x, codecs, page, ret);
+	return pack_with(x, codecs, how, page, ret);
 }
 
 int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page)
@@ -93,7 +110,7 @@ int store_unpack(struct store_scratch *x, const struct store_packed *p, void *pa
 
 	if (!c || p->length == 0 || p->length > STORE_PAGE)
 		return -EBADMSG;
-	int r = c->unpack(x->state[p->codec], p->bytes, p->length, page);
+	int r = c->unpack(x->context[p->codec], p->bytes, p->length, page);
 	if (r < 0)
 		return r;
 	return checksum_page(page) == p->checksum ? 0 : -EBADMSG;

@@ -4,9 +4,9 @@
 
 #include "codec.h"
 
-/* store_pack with the codecs of `table`, tried in the order FILL, LZ4, RAW. -E2BIG: none took
- * it. */
+/* store_pack with the codecs of `table`, tried in the order FILL, the method's, RAW. -E2BIG:
+ * none took it. */
 int pack_with(struct store_scratch *x, const struct codec *const table[CODEC_COUNT],
-	const void *page, struct store_packed *ret);
+	const struct store_method *how, const void *page, struct store_packed *ret);
 
 #endif

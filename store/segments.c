@@ -1,15 +1,17 @@
 /* Invariants, with the store's lock held (asserted by store_check):
  *
- * 1. in_use = number of segments that aren't free <= max; STREAM_PUT leaves one of max unused,
- * so that compaction always has a place to copy to. top = in_use + length of the free list.
- * 2. live + dying <= used <= SEGMENT_SIZE, per segment; all are 0 in a free one.
+ * 1. in_use = number of segments that aren't free <= max; all but USE_MOVE leave one of max
+ * unused, so that compaction always has a place to copy to. top = in_use + length of the free
+ * list.
+ * 2. live + dying <= used <= have <= SEGMENT_SIZE, per segment; all are 0 in a free one. have
+ * is a multiple of SEGMENT_STEP; g->have is the sum.
  * 3. live (dying) of a segment = sum of blob_size over the live (dying) blobs whose place is in
  * it; g->live and g->dying are the sums of these.
- * 4. From a segment's start to used, header follows header; from used to its end are zeros.
+ * 4. From a segment's start to used, header follows header; from used to have are zeros.
  *    No blob crosses a segment's end.
- * 5. The file has memory exactly where segments in use are. Nothing is read elsewhere (a read
- * of a hole would fill it), and nothing is written before fallocate has succeeded (in a full
- * tmpfs, a write into a hole is a SIGBUS). */
+ * 5. The file has memory exactly in the first `have` bytes of segments in use. Nothing is read
+ * elsewhere (a read of a hole would fill it), and nothing is written before fallocate has
+ * succeeded (in a full tmpfs, a write into a hole is a SIGBUS). */
 #include "segments.h"
 
 #include <errno.h>
@@ -38,12 +40,12 @@ enum { RESERVE_BASE = 4 << 20, RESERVE_SHARE = 128 };
 enum { WORTH_MOVING = 32 << 10 };
 
 /* An interrupted fallocate has undone what it did. */
-static int allocate(int fd, int mode, uint32_t i)
+static int allocate(int fd, int mode, uint32_t i, uint32_t from, uint32_t to)
 {
 	int r;
 
 	do {
-		r = fallocate(fd, mode, (off_t)i * SEGMENT_SIZE, SEGMENT_SIZE);
+		r = fallocate(fd, mode, (off_t)i * SEGMENT_SIZE + from, (off_t)to - from);
 	} while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : 0;
 }
@@ -107,24 +109,41 @@ void segments_done(struct segments *g)
 	g->fd = -1;
 }
 
-static bool room_for_segment(const struct segments *g, enum segment_stream stream)
+static bool room_in_tmpfs(const struct segments *g, enum segment_use use, uint32_t bytes)
 {
 	struct statfs fs;
-	uint32_t keep = stream == STREAM_PUT ? 1 : 0;
 
-	if (g->in_use + keep >= g->max)
-		return false;
-	if (g->reserve == 0 || stream == STREAM_MOVE)
+	if (g->reserve == 0 || use == USE_MOVE)
 		return true;
 	return fstatfs(g->fd, &fs) == 0 &&
-	       (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= g->reserve + SEGMENT_SIZE;
+	       (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= g->reserve + bytes;
 }
 
-/* Takes a free segment, or one never used, and gives it memory. */
-static int segment_new(struct segments *g, uint32_t *ret)
+/* Memory for the first `bytes` of a segment that has memory for `have`. */
+static int give_memory(
+	struct segments *g, enum segment_use use, uint32_t i, uint32_t have, uint32_t bytes)
 {
-	uint32_t i = g->free;
+	uint32_t want = (bytes + SEGMENT_STEP - 1) / SEGMENT_STEP * SEGMENT_STEP;
 
+	if (want <= have)
+		return 0;
+	if (!room_in_tmpfs(g, use, want - have))
+		return -ENOSPC;
+	int r = allocate(g->fd, 0, i, have, want);
+	if (r < 0)
+		return r;
+	segments_row(g, i)->have = want;
+	g->have += want - have;
+	return 0;
+}
+
+/* Takes a free segment, or one never used, with memory for its first blob. */
+static int segment_new(struct segments *g, enum segment_use use, uint32_t size, uint32_t *ret)
+{
+	uint32_t i = g->free, keep = use == USE_MOVE ? 0 : 1;
+
+	if (g->in_use + keep >= g->max)
+		return -ENOSPC;
 	if (i == SEGMENT_NONE) {
 		i = g->top;
 		int r = range_open(&g->table, ((size_t)i + 1) * sizeof(struct segment));
@@ -134,33 +153,34 @@ static int segment_new(struct segments *g, uint32_t *ret)
 		if (r < 0)
 			return r;
 	}
-	int r = allocate(g->fd, 0, i);
+	int r = give_memory(g, use, i, 0, size);
 	if (r < 0)
 		return r;
 
+	struct segment *seg = segments_row(g, i);
 	if (i == g->free)
-		g->free = segments_row(g, i)->next;
+		g->free = seg->next;
 	else
 		g->top++;
 	g->in_use++;
-	*segments_row(g, i) = (struct segment){.state = SEGMENT_OPEN, .next = SEGMENT_NONE};
+	seg->state = SEGMENT_OPEN;
+	seg->next = SEGMENT_NONE;
 	*ret = i;
 	return 0;
 }
 
-/* The segment of the stream with room for `size` bytes. */
-static int segment_for(
-	struct segments *g, enum segment_stream stream, uint32_t size, uint32_t *ret)
+/* The segment with room, and memory, for `size` bytes. */
+static int segment_for(struct segments *g, enum segment_use use, uint32_t size, uint32_t *ret)
 {
+	enum segment_stream stream = use == USE_PUT ? STREAM_PUT : STREAM_MOVE;
 	uint32_t open = g->open[stream], i;
 
 	if (open != SEGMENT_NONE && SEGMENT_SIZE - segments_row(g, open)->used >= size) {
+		const struct segment *seg = segments_row(g, open);
 		*ret = open;
-		return 0;
+		return give_memory(g, use, open, seg->have, seg->used + size);
 	}
-	if (!room_for_segment(g, stream))
-		return -ENOSPC;
-	int r = segment_new(g, &i);
+	int r = segment_new(g, use, size, &i);
 	if (r < 0)
 		return r;
 	if (open != SEGMENT_NONE)
@@ -180,12 +200,12 @@ static void write_blob(unsigned char *to, const struct blob_header *h, const voi
 	memcpy(to, h, 8);
 }
 
-int segments_append(struct segments *g, enum segment_stream stream, const struct blob_header *h,
+int segments_append(struct segments *g, enum segment_use use, const struct blob_header *h,
 	const void *bytes, uint64_t *ret_offset)
 {
 	uint32_t size = blob_size(h->length), i;
 
-	int r = segment_for(g, stream, size, &i);
+	int r = segment_for(g, use, size, &i);
 	if (r < 0)
 		return r;
 
@@ -249,8 +269,9 @@ void segments_release(struct segments *g, uint32_t i)
 	must(seg->state != SEGMENT_FREE && seg->live + seg->dying == 0);
 	/* tmpfs refuses this only for sealed files. Were it to fail, the segment would stay as
 	 * it is: in use, wholly waste, and the first that compaction takes up again. */
-	if (allocate(g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i) < 0)
+	if (allocate(g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i, 0, SEGMENT_SIZE) < 0)
 		return;
+	g->have -= seg->have;
 	for (unsigned s = 0; s < STREAM_COUNT; s++)
 		if (g->open[s] == i)
 			g->open[s] = SEGMENT_NONE;
@@ -259,29 +280,52 @@ void segments_release(struct segments *g, uint32_t i)
 	g->in_use--;
 }
 
+/* What copying the segment would win. The end of an open one that isn't used yet will be. */
+static uint32_t dead_in(const struct segment *seg)
+{
+	uint32_t bytes = seg->state == SEGMENT_OPEN ? seg->used : seg->have;
+
+	return bytes - seg->live - seg->dying;
+}
+
 uint32_t segments_victim(const struct segments *g)
 {
-	uint32_t best = SEGMENT_NONE, kept = SEGMENT_SIZE - WORTH_MOVING;
+	uint32_t best = SEGMENT_NONE;
+	uint64_t best_cost = UINT64_MAX;
 
 	for (uint32_t i = 0; i < g->top; i++) {
 		const struct segment *seg = segments_row(g, i);
-		if (seg->state != SEGMENT_FULL || seg->live + seg->dying >= kept)
+		if ((seg->state != SEGMENT_FULL && seg->state != SEGMENT_OPEN) ||
+			dead_in(seg) <= WORTH_MOVING)
 			continue;
-		kept = seg->live + seg->dying;
-		best = i;
+		/* Bytes copied for a MiB that is won. */
+		uint64_t cost =
+			((uint64_t)seg->live + seg->dying) * SEGMENT_SIZE / dead_in(seg);
+		if (cost < best_cost) {
+			best_cost = cost;
+			best = i;
+		}
 	}
 	return best;
 }
 
+void segments_close(struct segments *g, uint32_t i)
+{
+	for (unsigned s = 0; s < STREAM_COUNT; s++)
+		if (g->open[s] == i) {
+			g->open[s] = SEGMENT_NONE;
+			segments_row(g, i)->state = SEGMENT_FULL;
+		}
+}
+
 uint64_t segments_waste(const struct segments *g)
 {
-	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+	uint64_t bytes = g->have - g->live - g->dying;
 
-	for (unsigned s = 0; s < STREAM_COUNT; s++) {
-		if (g->open[s] == SEGMENT_NONE)
-			continue;
-		const struct segment *seg = segments_row(g, g->open[s]);
-		bytes -= SEGMENT_SIZE - (seg->live + seg->dying);
-	}
-	return bytes - g->live - g->dying;
+	for (unsigned s = 0; s < STREAM_COUNT; s++)
+		if (g->open[s] != SEGMENT_NONE) {
+			const struct segment *seg = segments_row(g, g->open[s]);
+			bytes -= seg->have - seg->used;
+		}
+	return bytes;
 }

@@ -3,21 +3,26 @@
  *
  *   warm.seg   | segment 0 | segment 1 | (hole)    | segment 3 | (never used) ...
  *                   |
- *                   [header|bytes|pad][header|bytes|pad] ...    zeros to the end
+ *                   [header|bytes|pad][header|bytes|pad] ... zeros | (no memory yet)
  *
  * A blob's header, by byte offset, in the byte order of the machine (the file never leaves it):
- *    0  u32  handle; 0 = nothing more in this segment
+ *    0  u32  handle, 28 bits; 0 = nothing more in this segment
  *    4  u16  packed length, 1 .. 4096
  *    6  u8   codec; 0 = the blob is gone, its handle may name another one elsewhere
  *    7  u8   version, BLOB_VERSION
  *    8  u64  xxh3 of the unpacked page
  *   16       packed bytes, then zeros up to a multiple of 16
- * It is written after the bytes that it describes. So at any instant, all headers of one handle
- * whose codec isn't 0 describe the same page (compaction leaves two for a while).
+ * Room for more: a dictionary's id stands in the packed bytes of the codecs that use one (in
+ * zstd's frames there is a field of 0 to 4 bytes for it), so that no other blob pays for it. A
+ * further tier is a further file, named by three bits of where_t (blobs.h); its blobs look the
+ * same. The high 4 bits of the handle and the high 3 of the length are 0.
+ *
+ * The header is written after the bytes that it describes. So at any instant, all headers of
+ * one handle whose codec isn't 0 describe the same page (compaction leaves two for a while).
  *
  * Life of a segment:
  *   never used, free -> open  [segments_append, when the stream's open one is full]
- *   open -> full              [the same]
+ *   open -> full              [the same; segments_close]
  *   open, full -> free        [segments_recycle of its last blob, segments_release]
  *   full -> damaged           [store_compact found headers that aren't what the table says]
  *   damaged -> free           [segments_recycle of its last blob]
@@ -33,6 +38,9 @@
 
 enum {
 	SEGMENT_SIZE = 1 << 20,
+	/* An open segment gets memory in steps of this: of a small store, an open segment's
+	 * unused end would be a large part. */
+	SEGMENT_STEP = 64 << 10,
 	BLOB_VERSION = 1,
 };
 #define SEGMENT_NONE UINT32_MAX
@@ -48,6 +56,7 @@ struct blob_header {
 enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_FULL, SEGMENT_DAMAGED };
 
 struct segment {
+	uint32_t have;	/* bytes with memory, from the start */
 	uint32_t used;	/* bytes appended; the next blob goes here */
 	uint32_t live;	/* bytes of live blobs, with headers and padding */
 	uint32_t dying; /* bytes of dying blobs */
@@ -60,6 +69,10 @@ struct segment {
  * reserve. */
 enum segment_stream { STREAM_PUT, STREAM_MOVE, STREAM_COUNT };
 
+/* What is packed anew is old, and goes where the survivors go; but it isn't compaction, and
+ * leaves the reserve alone. */
+enum segment_use { USE_PUT, USE_MOVE, USE_REPACK };
+
 struct segments {
 	int fd;		    /* owned */
 	struct range file;  /* the mapping of fd */
@@ -69,8 +82,8 @@ struct segments {
 	uint32_t in_use;
 	uint32_t free;		     /* head of the free ones */
 	uint32_t open[STREAM_COUNT]; /* SEGMENT_NONE = none */
-	uint64_t live, dying;	     /* sums over all segments */
-	uint64_t reserve;	     /* bytes of the tmpfs that STREAM_PUT leaves to others */
+	uint64_t have, live, dying;  /* sums over all segments */
+	uint64_t reserve;	     /* bytes of the tmpfs that only USE_MOVE may use */
 };
 
 /* -ENOTSUP: the directory isn't on a tmpfs. */
@@ -92,7 +105,7 @@ static inline const unsigned char *segments_at(const struct segments *g, uint64_
 }
 
 /* Appends a blob as live. -ENOSPC, -ENOMEM: nothing changed. */
-int segments_append(struct segments *g, enum segment_stream stream, const struct blob_header *h,
+int segments_append(struct segments *g, enum segment_use use, const struct blob_header *h,
 	const void *bytes, uint64_t *ret_offset);
 
 /* A blob of this size at this place: live -> dying; dying -> gone; moved away. */
@@ -106,7 +119,10 @@ void segments_release(struct segments *g, uint32_t i);
 /* The segment that gives most back for the least copying; SEGMENT_NONE: none is worth it. */
 uint32_t segments_victim(const struct segments *g);
 
-/* Bytes that compaction could win: not live, not dying, not in open segments. */
+/* If it is open: nothing is appended to it any more. */
+void segments_close(struct segments *g, uint32_t i);
+
+/* Bytes that compaction could win: not live, not dying, not to be used yet. */
 uint64_t segments_waste(const struct segments *g);
 
 #endif

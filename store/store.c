@@ -11,9 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "must.h"
+
+_Static_assert(STORE_BLOB_MAX == STORE_PAGE + BLOB_HEADER, "blob_size(STORE_PAGE)");
 
 static const char segments_name[] = "warm.seg";
 
@@ -87,17 +90,26 @@ void store_close(struct store *s)
 
 /* ---- blobs ---- */
 
-static void count(struct store_counts *c, where_t w, bool add)
+void store_count(struct store_counts *c, where_t w, bool add)
 {
 	uint64_t one = add ? 1 : UINT64_MAX; /* -1, modulo 2^64 */
 
-	c->blobs += one;
-	c->bytes += one * where_length(w);
-	c->raw += where_codec(w) == CODEC_RAW ? one : 0;
-	c->fill += where_codec(w) == CODEC_FILL ? one : 0;
+	must(where_codec(w) < STORE_CODECS);
+	c->blobs[where_codec(w)] += one;
+	c->bytes[where_codec(w)] += one * where_length(w);
 }
 
-static int put_locked(struct store *s, const struct store_packed *p, blob_t *ret)
+static uint64_t sum(const uint64_t by_codec[STORE_CODECS])
+{
+	uint64_t n = 0;
+
+	for (unsigned id = 0; id < STORE_CODECS; id++)
+		n += by_codec[id];
+	return n;
+}
+
+static int put_locked(
+	struct store *s, const struct store_packed *p, uint32_t stamp, blob_t *ret)
 {
 	uint64_t offset;
 	blob_t b;
@@ -112,24 +124,25 @@ static int put_locked(struct store *s, const struct store_packed *p, blob_t *ret
 		.version = BLOB_VERSION,
 		.checksum = p->checksum,
 	};
-	r = segments_append(&s->segments, STREAM_PUT, &h, p->bytes, &offset);
+	r = segments_append(&s->segments, USE_PUT, &h, p->bytes, &offset);
 	if (r < 0) {
 		blobs_release(&s->blobs, b);
 		return r;
 	}
 	where_t w = where_make(offset, p->length, p->codec);
-	blobs_publish(&s->blobs, b, w);
-	count(&s->live, w, true);
+	blobs_publish(&s->blobs, b, w, stamp);
+	store_count(&s->live, w, true);
 	*ret = b;
 	return 0;
 }
 
-int store_put(struct store *s, const struct store_packed *p, blob_t *ret)
+int store_put(struct store *s, const struct store_packed *p, uint32_t stamp, blob_t *ret)
 {
 	must(p->length > 0 && p->length <= STORE_PAGE && p->codec != 0);
+	must(stamp < STORE_STAMP_MAX);
 
 	pthread_mutex_lock(&s->lock);
-	int r = put_locked(s, p, ret);
+	int r = put_locked(s, p, stamp, ret);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -174,7 +187,7 @@ void store_collect_locked(struct store *s)
 		next = blobs_row(&s->blobs, b)->next;
 		where_t w = blobs_locate(&s->blobs, b);
 		segments_kill(&s->segments, where_offset(w), blob_size(where_length(w)));
-		count(&s->live, w, false);
+		store_count(&s->live, w, false);
 		blobs_kill(&s->blobs, b, &s->dying);
 	}
 }
@@ -182,6 +195,22 @@ void store_collect_locked(struct store *s)
 uint32_t store_blob_length(const struct store *s, blob_t b)
 {
 	return where_length(blobs_locate(&s->blobs, b));
+}
+
+uint32_t store_packed_size(const struct store_packed *p)
+{
+	return blob_size(p->length);
+}
+
+uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers)
+{
+	uint32_t refs =
+		atomic_load_explicit(&blobs_row(&s->blobs, b)->refs, memory_order_relaxed);
+	uint64_t among = (uint64_t)refs * sharers;
+
+	return among == 0
+		       ? 0
+		       : (uint32_t)((blob_size(store_blob_length(s, b)) + among - 1) / among);
 }
 
 /* ---- numbers ---- */
@@ -195,18 +224,18 @@ void store_stats(struct store *s, struct store_stats *ret)
 	pthread_mutex_lock(&s->lock);
 	store_collect_locked(s);
 	const struct segments *g = &s->segments;
-	uint64_t bytes = (uint64_t)g->in_use * SEGMENT_SIZE;
+	uint64_t bytes = g->have;
 	*ret = (struct store_stats){
-		.blobs = s->live.blobs,
-		.blob_bytes = s->live.bytes,
-		.header_bytes = g->live - s->live.bytes,
+		.blobs = sum(s->live.blobs),
+		.blob_bytes = sum(s->live.bytes),
+		.header_bytes = g->live - sum(s->live.bytes),
 		.dead_bytes = bytes - g->live,
 		.segment_bytes = bytes,
 		.index_bytes = index.file_bytes,
 		.table_bytes = s->blobs.range.open + g->table.open + index.memory_bytes,
 		.limit_bytes = s->limit,
-		.raw_blobs = s->live.raw,
-		.fill_blobs = s->live.fill,
 	};
+	memcpy(ret->codec_blobs, s->live.blobs, sizeof(ret->codec_blobs));
+	memcpy(ret->codec_bytes, s->live.bytes, sizeof(ret->codec_bytes));
 	pthread_mutex_unlock(&s->lock);
 }

@@ -7,9 +7,10 @@
  *
  * Threads: store_pack/store_unpack need a scratch of the caller's own and no lock. store_put,
  * store_ref, store_unref and store_get may be called from any thread at once; store_get takes
- * no lock. Everything named store_index_* and store_txn_*, and store_compact, belongs to one
- * thread at a time (the caller's job). All functions return 0 or a negative errno and leave
- * ret_ arguments untouched on failure. A store is never used again after a fork.
+ * no lock. Everything named store_index_* and store_txn_*, store_compact and
+ * store_repack_finish belong to one thread at a time (the caller's job). All functions return 0
+ * or a negative errno and leave ret_ arguments untouched on failure. A store is never used
+ * again after a fork.
  *
  * Life of a blob: store_put gives it one reference. When the last reference is dropped it is
  * dead, but the index on disk may still name it, so its handle and its bytes are used again
@@ -29,7 +30,8 @@
 
 enum {
 	STORE_PAGE = 4096,
-	STORE_LEAF_PAGES = 512, /* pages of one index row: 2 MiB of address space */
+	STORE_BLOB_MAX = STORE_PAGE + 16, /* what a page takes in the store at most */
+	STORE_LEAF_PAGES = 512,		  /* pages of one index row: 2 MiB of address space */
 };
 
 typedef uint32_t blob_t; /* 1 .. BLOB_MAX; BLOB_NONE = no blob */
@@ -44,7 +46,8 @@ struct store_options {
 	 * for store_compact. 0 = as the tmpfs allows. Reached: -ENOSPC. */
 	uint64_t memory_limit;
 	/* Waits until no thread that was inside store_get when it was called is still there.
-	 * Called by store_compact, without the store's lock. NULL: there is no such thread. */
+	 * Called by store_compact and store_repack_finish, without the store's lock. NULL:
+	 * there is no such thread. */
 	void (*synchronize)(void *arg);
 	void *arg;
 };
@@ -61,7 +64,18 @@ struct store_scratch; /* codec contexts and buffers of one thread */
 int store_scratch_new(struct store_scratch **ret);
 void store_scratch_free(struct store_scratch *x);
 
-enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3 };
+enum store_codec { CODEC_FILL = 1, CODEC_RAW = 2, CODEC_LZ4 = 3, CODEC_ZSTD = 4 };
+enum { STORE_CODECS = CODEC_ZSTD + 1 }; /* ids are below */
+const char *store_codec_name(enum store_codec c);
+
+/* How to pack. Level 0 is the codec's own choice; else only ZSTD knows levels, from 1 (fast) to
+ * STORE_ZSTD_LEVEL_MAX (dense). */
+enum { STORE_ZSTD_LEVEL_MAX = 19 };
+struct store_method {
+	enum store_codec codec; /* LZ4 or ZSTD */
+	int level;
+};
+bool store_method_valid(const struct store_method *how);
 
 struct store_packed {
 	uint64_t checksum; /* xxh3 of the unpacked page, never of the packed bytes */
@@ -70,19 +84,28 @@ struct store_packed {
 	uint8_t codec;	   /* enum store_codec */
 };
 
-/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, CODEC_LZ4 when that gives
- * at most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked again and
- * compared. The page may be memory that others write to: what is packed is one copy of it.
- * -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is. */
+/* Packs a page: CODEC_FILL when it is one 8-byte word over and over, by the method (NULL: LZ4)
+ * when that gives at most STORE_RAW_ABOVE bytes, else CODEC_RAW. What is returned was unpacked
+ * again and compared. The page may be memory that others write to: what is packed is one copy
+ * of it. -EBADMSG: it did not compare equal (a codec fault): the page must stay where it is.
+ * -ENOMEM. */
 enum { STORE_RAW_ABOVE = 3300 }; /* measured: above it, unpacking costs more than it saves */
-int store_pack(struct store_scratch *x, const void *page, struct store_packed *ret);
+int store_pack(struct store_scratch *x, const struct store_method *how, const void *page,
+	struct store_packed *ret);
 
-/* Fills page[0..4095]. -EBADMSG: not what store_pack gave; page is then undefined. */
+/* What it takes in the store: bytes, header, padding. */
+uint32_t store_packed_size(const struct store_packed *p);
+
+/* Fills page[0..4095], allocating nothing. -EBADMSG: not what store_pack gave; page is then
+ * undefined. */
 int store_unpack(struct store_scratch *x, const struct store_packed *p, void *page);
 
 /* ---- blobs ---- */
-/* -ENOSPC: limit, or tmpfs full (nothing changed); store_compact may help. -ENOMEM. */
-int store_put(struct store *s, const struct store_packed *p, blob_t *ret);
+/* stamp: when, in seconds of a clock of the caller's, below STORE_STAMP_MAX; it is kept with
+ * the blob, for store_repack. -ENOSPC: limit, or tmpfs full (nothing changed); store_compact
+ * may help. -ENOMEM. */
+#define STORE_STAMP_MAX (UINT32_MAX - 1)
+int store_put(struct store *s, const struct store_packed *p, uint32_t stamp, blob_t *ret);
 /* Fills page[0..4095]. -EBADMSG: damaged, or no blob; page is then undefined and must not be
  * used. Takes no lock and allocates nothing; neither do store_ref and store_unref. */
 int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page);
@@ -92,12 +115,36 @@ void store_unref(struct store *s, blob_t b); /* BLOB_NONE is fine */
 /* Packed bytes, without header. */
 uint32_t store_blob_length(const struct store *s, blob_t b);
 
+/* What holds the blob (bytes, header, padding), divided among its references and each
+ * reference's sharers; rounded up. The caller holds a reference. */
+uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers);
+
+/* Do dead blobs wait for a transaction? One that writes nothing frees them too. */
+bool store_has_dead(struct store *s);
+
 /* Moves live blobs out of the emptiest segments until dead space is under `percent` of the
  * segment bytes, `budget` bytes were copied, or no segment has enough of it to be worth that;
  * gives the segments back to the system, and unused pages of the index as well. Dead blobs that
  * no commit has freed yet are moved along. -EINVAL: in a transaction. -ENOSPC: the tmpfs is
  * full to the last page; what was moved by then is moved. */
 int store_compact(struct store *s, unsigned percent, uint64_t budget);
+
+/* ---- packing anew ---- */
+/* Is it packed by LZ4 or not at all, with a stamp of at most this, and wasn't it tried before?
+ * The caller holds a reference. */
+bool store_repack_due(const struct store *s, blob_t b, uint32_t stamp);
+
+/* Packs a blob by another method; its handle and its page stay. From any thread, each with a
+ * scratch of its own and a reference to its blob, while the job's thread waits for them, and no
+ * two for the same blob. 1: done. 0: it packs no better and stays, for good. -EAGAIN: first
+ * store_repack_finish. -ENOSPC: the store is full; -ENOMEM. -EBADMSG: damaged, or a codec
+ * fault; it stays as it is. */
+int store_repack(
+	struct store *s, struct store_scratch *x, blob_t b, const struct store_method *how);
+
+/* Waits until nobody looks at the old bytes, and frees them. After each STORE_LEAF_PAGES at the
+ * latest. The job's thread. */
+void store_repack_finish(struct store *s);
 
 /* ---- index ---- */
 struct store_client {
@@ -114,8 +161,6 @@ int store_txn_begin(struct store *s);
  * has: there are no half transactions. -ENOSPC: the tmpfs is full. */
 int store_txn_commit(struct store *s);
 void store_txn_abort(struct store *s); /* outside of a transaction: nothing */
-/* Do dead blobs wait for a transaction? One that writes nothing frees them too. */
-bool store_has_dead(struct store *s);
 
 /* All store_index_*: -EINVAL outside of a transaction. */
 int store_index_client(struct store *s, const struct store_client *c); /* insert or replace */
@@ -138,7 +183,8 @@ struct store_stats {
 	uint64_t index_bytes;	/* index.db with its WAL, as allocated in the tmpfs */
 	uint64_t table_bytes;	/* the handle table and other private memory of the store */
 	uint64_t limit_bytes;	/* 0 = none */
-	uint64_t raw_blobs, fill_blobs; /* live, by codec */
+	/* Of live blobs, by enum store_codec: how many, and their packed bytes. */
+	uint64_t codec_blobs[STORE_CODECS], codec_bytes[STORE_CODECS];
 };
 void store_stats(struct store *s, struct store_stats *ret);
 

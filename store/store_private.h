@@ -3,6 +3,7 @@
  *   store.c    open, close, put, get, references, numbers
  *   txn.c      transactions, and with them the end of dead blobs
  *   compact.c  store_compact
+ *   repack.c   store_repack
  *   check.c    store_check
  *
  * Below: blobs (handle table), segments (bytes), index (SQLite). These three know nothing of
@@ -18,7 +19,13 @@
 
 /* Of live blobs. */
 struct store_counts {
-	uint64_t blobs, bytes, raw, fill;
+	uint64_t blobs[STORE_CODECS], bytes[STORE_CODECS]; /* by codec */
+};
+
+/* A place that a blob was packed anew from. */
+struct store_left {
+	uint64_t offset;
+	uint32_t size;
 };
 
 struct store {
@@ -37,10 +44,17 @@ struct store {
 	struct blob_list dying;	  /* dead since the last store_txn_begin, or with none open */
 	struct blob_list closing; /* dead at store_txn_begin; empty outside of a transaction */
 
+	/* Places that readers may still look at; counted as dying in their segments. */
+	struct store_left left[STORE_LEAF_PAGES];
+	uint32_t left_count;
+
 	struct index *index; /* owned; used by the job's thread only, but for index_usage */
 	bool in_txn;	     /* the job's thread */
 	int txn_error; /* the job's thread; the first error in this transaction, 0 = none */
 };
+
+/* Counts a blob in, or out. */
+void store_count(struct store_counts *c, where_t w, bool add);
 
 /* Makes the blobs dying whose last reference was dropped since it was last called. */
 void store_collect_locked(struct store *s);

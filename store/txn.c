@@ -39,6 +39,15 @@ static void recycle(struct store *s)
 	} while (more);
 }
 
+bool store_has_dead(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	store_collect_locked(s);
+	bool any = s->dying.count > 0;
+	pthread_mutex_unlock(&s->lock);
+	return any;
+}
+
 int store_txn_begin(struct store *s)
 {
 	if (s->in_txn)
@@ -53,15 +62,6 @@ int store_txn_begin(struct store *s)
 	s->in_txn = true;
 	s->txn_error = 0;
 	return 0;
-}
-
-bool store_has_dead(struct store *s)
-{
-	pthread_mutex_lock(&s->lock);
-	store_collect_locked(s);
-	bool any = s->dying.count > 0;
-	pthread_mutex_unlock(&s->lock);
-	return any;
 }
 
 void store_txn_abort(struct store *s)

@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
-struct batch *batch_new(struct client *owner, uint64_t number)
+struct batch *batch_new(struct client *owner, uint64_t number, struct allowance *a)
 {
 	struct batch *b = calloc(1, sizeof(*b));
 
@@ -13,6 +13,7 @@ struct batch *batch_new(struct client *owner, uint64_t number)
 	client_ref(owner);
 	b->owner = owner;
 	b->number = number;
+	b->allowance = a;
 	pthread_mutex_init(&b->lock, NULL);
 	return b;
 }

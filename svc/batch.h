@@ -9,12 +9,21 @@
 
 #include "client.h"
 
+/* How pages may be stored. */
+struct allowance {
+	struct store_method how;
+	uint32_t stamp;		/* the second, by the service's clock */
+	_Atomic int64_t room;	/* bytes that may still be stored */
+	_Atomic bool exhausted; /* a page found no room */
+};
+
 struct batch {
 	struct client *owner;	  /* owned reference */
 	uint64_t number;	  /* of the block */
 	blob_t blob[BLOCK_PAGES]; /* by slot; BLOB_NONE: not moved, or could not be stored */
 	uint64_t moved[BLOCK_PAGES / 64]; /* bit i: page i was moved */
 	unsigned count;			  /* pages moved */
+	struct allowance *allowance;	  /* borrowed */
 	pthread_mutex_t lock;
 	struct client **follower; /* owned references */
 	size_t follower_count, follower_room;
@@ -22,7 +31,7 @@ struct batch {
 };
 
 /* NULL: no memory. */
-struct batch *batch_new(struct client *owner, uint64_t number);
+struct batch *batch_new(struct client *owner, uint64_t number, struct allowance *a);
 void batch_free(struct batch *b); /* no followers left */
 
 static inline bool batch_has(const struct batch *b, unsigned slot)

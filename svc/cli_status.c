@@ -10,6 +10,26 @@ enum { CELL = 40 };
 
 /* The service */
 
+/* Those in use. */
+static void print_codecs(struct json_object *s)
+{
+	static const char *const codecs[] = {"lz4", "zstd", "raw", "fill"};
+	const char *before = "codecs    ";
+	for (size_t i = 0; i < sizeof(codecs) / sizeof(codecs[0]); i++) {
+		char key[32], text[CELL];
+		snprintf(key, sizeof(key), "%s_pages", codecs[i]);
+		uint64_t pages = cli_json_number(s, key);
+		snprintf(key, sizeof(key), "%s_bytes", codecs[i]);
+		if (pages == 0)
+			continue;
+		printf("%s%s %" PRIu64 " pages in %s", before, codecs[i], pages,
+			cli_bytes(cli_json_signed(s, key), text, CELL));
+		before = ", ";
+	}
+	if (*before == ',')
+		putchar('\n');
+}
+
 static void print_service(struct json_object *s)
 {
 	struct json_object *us = cli_json_member(s, "fault_us");
@@ -21,6 +41,7 @@ static void print_service(struct json_object *s)
 		cli_seconds(cli_json_number(s, "uptime_s"), b, CELL));
 	printf("evicted   %s, packed into %s (%s)\n", cli_bytes((int64_t)evicted, a, CELL),
 		cli_bytes((int64_t)stored, b, CELL), cli_ratio(evicted, stored, c, CELL));
+	print_codecs(s);
 	printf("saved     %s, after %s of overhead\n",
 		cli_bytes(cli_json_signed(s, "saved_bytes"), a, CELL),
 		cli_bytes(cli_json_signed(s, "overhead_bytes"), b, CELL));
@@ -162,6 +183,15 @@ static struct json_object *totals(struct json_object *clients)
 	return o;
 }
 
+/* Why the last eviction left something: mostly a limit. */
+static void print_why(struct json_object *c)
+{
+	char why[200];
+	if (*cli_json_text(c, "why"))
+		printf("%" PRId64 ": %s\n", cli_json_signed(c, "pid"),
+			cli_clean(cli_json_text(c, "why"), why, sizeof(why)));
+}
+
 static void print_clients(struct json_object *clients)
 {
 	size_t count = json_object_array_length(clients);
@@ -183,6 +213,8 @@ static void print_clients(struct json_object *clients)
 	}
 	print_row(widths, sum, "");
 	json_object_put(sum);
+	for (size_t i = 0; i < count; i++)
+		print_why(json_object_array_get_idx(clients, i));
 }
 
 static void print_status(struct json_object *o)
@@ -230,6 +262,9 @@ static void print_client(struct json_object *c)
 #define X(name, type, help) print_statistic(c, #name, help);
 	CLIENT_STATS(X)
 #undef X
+	if (*cli_json_text(c, "why"))
+		printf("\nlast eviction: %s\n",
+			cli_clean(cli_json_text(c, "why"), text, sizeof(text)));
 }
 
 int cli_status(const struct cli *cli)

@@ -77,6 +77,7 @@ struct client {
 			      */
 	unsigned window;
 	bool starved;	 /* the last answer found no memory within the client's limits */
+	char why[160];	 /* as of the last evict_result */
 	bool fork_waits; /* a FORK found no descriptor */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
 

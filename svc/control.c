@@ -3,10 +3,12 @@
 #include "evictor.h"
 #include "give_back.h"
 #include "histogram.h"
+#include "quota.h"
 #include "log.h"
 #include "pager.h"
 #include "pidns.h"
 #include "readers.h"
+#include "settings.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -58,12 +60,17 @@ static uint64_t stored_bytes(struct pager *p, struct client *c)
 
 static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
 {
+	struct terms terms;
+
 	memset(s, 0, sizeof(*s));
 #define X(name) s->name = atomic_load(&c->name);
 	CLIENT_COUNTERS(X)
 #undef X
 	s->resident_bytes = resident_bytes(c);
 	s->stored_bytes = stored_bytes(p, c);
+	s->charged_bytes = quota_charge(p, c);
+	quota_terms(c->worker, c, &terms);
+	s->limit_bytes = terms.client_limit;
 	gate_lock(c);
 	for (size_t i = 0; i < c->space.region_count; i++)
 		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
@@ -100,6 +107,9 @@ static void fill_info(struct pager *p, struct client *c, int view, struct client
 	memcpy(i->exe, c->exe, sizeof(i->exe));
 	memcpy(i->policy, c->policy, sizeof(i->policy));
 	i->uptime_ms = worker_now_ms() - c->born_ms;
+	gate_lock(c);
+	memcpy(i->why, c->why, sizeof(i->why));
+	gate_unlock(p, c);
 	fill_stats(p, c, &i->stats);
 }
 
@@ -219,8 +229,23 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->stored_bytes = st.blob_bytes;
 	s->overhead_bytes = st.header_bytes + st.dead_bytes + st.index_bytes + st.table_bytes +
 			    atomic_load(&w->graveyard.leaves) * sizeof(struct leaf) + links;
+	s->dead_bytes = st.dead_bytes;
 	s->baseline_bytes = w->baseline_bytes;
 	s->store_limit_bytes = st.limit_bytes;
+	pthread_mutex_lock(&w->config_lock);
+	s->owner_limit_bytes = settings_owner_limit(w->config);
+	pthread_mutex_unlock(&w->config_lock);
+#define X(codec, id)                                                                           \
+	s->codec##_pages = st.codec_blobs[id];                                                 \
+	s->codec##_bytes = st.codec_bytes[id];
+	X(fill, CODEC_FILL)
+	X(raw, CODEC_RAW)
+	X(lz4, CODEC_LZ4)
+	X(zstd, CODEC_ZSTD)
+#undef X
+	s->pages_recompressed = atomic_load(&w->pages_recompressed);
+	s->recompress_left = atomic_load(&w->recompress_left);
+	s->recompress_cpu_us = atomic_load(&w->recompress_cpu_us);
 	s->faults += atomic_load(&w->past_faults);
 	s->pages_evicted += atomic_load(&w->past_evicted);
 	s->pages_restored += atomic_load(&w->past_restored);

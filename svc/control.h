@@ -32,6 +32,7 @@ struct client_info {
 	enum client_state state;
 	char exe[256]; /* cut at the front with "..." when longer */
 	char policy[64];
+	char why[160];	    /* "" or why the last eviction left something */
 	uint64_t uptime_ms; /* since it attached */
 	struct client_stats stats;
 };

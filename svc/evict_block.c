@@ -146,6 +146,18 @@ static int move_pages(struct pager *p, struct client *c, struct batch *b, unsign
 
 /* ---- packing ---- */
 
+/* Takes room for a packed page; what is left may still do for a smaller one. */
+static int take_room(struct allowance *a, const struct store_packed *p)
+{
+	int64_t bytes = store_packed_size(p);
+
+	if (atomic_fetch_sub(&a->room, bytes) >= bytes)
+		return 0;
+	atomic_fetch_add(&a->room, bytes);
+	atomic_store(&a->exhausted, true);
+	return -EDQUOT;
+}
+
 static void pack_page(void *arg, unsigned slot, struct store_scratch *scratch)
 {
 	struct batch *b = arg;
@@ -157,9 +169,11 @@ static void pack_page(void *arg, unsigned slot, struct store_scratch *scratch)
 		return;
 	/* A copy of our own: the link can be written to by the client at any moment. */
 	memcpy(page, batch_bytes(b, slot), sizeof(page));
-	int r = store_pack(scratch, page, &packed);
+	int r = store_pack(scratch, &b->allowance->how, page, &packed);
 	if (r == 0)
-		r = store_put(b->owner->worker->store, &packed, &blob);
+		r = take_room(b->allowance, &packed);
+	if (r == 0)
+		r = store_put(b->owner->worker->store, &packed, b->allowance->stamp, &blob);
 	if (r == 0)
 		b->blob[slot] = blob;
 }
@@ -283,7 +297,7 @@ static int store_batch(
 	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
 	unsigned packed = packed_pages(b);
 	if (packed < b->count)
-		r = -ENOSPC;
+		r = atomic_load(&b->allowance->exhausted) ? -EDQUOT : -ENOSPC;
 	if (packed > 0) {
 		int e = indexer_flush(p, b->owner, b);
 		if (e < 0) {
@@ -354,6 +368,7 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 {
 	int r = store_batch(p, pool, b, res);
 
+	b->allowance = NULL; /* the batch may stay longer */
 	/* Until then the slots hold what the link is served from. */
 	if (!evict_finish(p, b))
 		return -EBUSY;
@@ -361,7 +376,7 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 }
 
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
-	const uint64_t *quiet_seq, struct evict_result *res)
+	const uint64_t *quiet_seq, struct allowance *allowance, struct evict_result *res)
 {
 	bool huge = false;
 	int r = order_zap(c); /* what an earlier block could not */
@@ -376,7 +391,9 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 	if (r <= 0)
 		return r;
 
-	struct batch *b = batch_new(c, number);
+	if (atomic_load(&allowance->room) < STORE_BLOB_MAX)
+		return -EDQUOT;
+	struct batch *b = batch_new(c, number, allowance);
 	if (!b)
 		return -ENOMEM;
 	c->batch = b;

@@ -160,6 +160,15 @@ int indexer_flush(struct pager *p, struct client *c, const struct batch *batch)
 
 /* ---- the dead ---- */
 
+int indexer_recycle(struct worker *w)
+{
+	if (!store_has_dead(w->store))
+		return 0;
+	int r = store_txn_begin(w->store);
+
+	return r < 0 ? r : store_txn_commit(w->store);
+}
+
 static int drop_rows(struct worker *w, const struct leaf *dead)
 {
 	int r = 0;

@@ -13,5 +13,8 @@ int indexer_flush(struct pager *p, struct client *c, const struct batch *batch);
 /* One transaction: the same for every client that has something to write, the rows of leaves
  * that died, and those of one client that is gone (its id, 0 = none). */
 int indexer_flush_all(struct pager *p, uint64_t forget);
+/* Frees what nobody needs any more. It was let go of after the transaction whose rows don't
+ * name it any more, so it takes one more, in which nothing need be written. */
+int indexer_recycle(struct worker *w);
 
 #endif

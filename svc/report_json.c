@@ -103,7 +103,33 @@ static struct json_object *client_object(const struct client_info *c)
 	CLIENT_STATS(X)
 #undef X
 	json_object_object_add(o, "stall_pct", stall_pct(c));
+	add_text(o, "why", c->why);
 	return o;
+}
+
+/* What the clients of each uid are charged with, for the owner-limit. */
+static struct json_object *owners_array(
+	const struct service_stats *service, const struct client_info *clients, size_t count)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t charged = 0;
+		size_t first = count;
+		for (size_t k = 0; k < count; k++)
+			if (clients[k].uid == clients[i].uid) {
+				first = k < first ? k : first;
+				charged += clients[k].stats.charged_bytes;
+			}
+		if (first != i)
+			continue; /* told already */
+		struct json_object *o = json_object_new_object();
+		add_number(o, "uid", clients[i].uid);
+		add_number(o, "charged_bytes", charged);
+		add_number(o, "limit_bytes", service->owner_limit_bytes);
+		json_object_array_add(list, o);
+	}
+	return list;
 }
 
 char *report_status(
@@ -114,6 +140,7 @@ char *report_status(
 	for (size_t i = 0; i < count; i++)
 		json_object_array_add(list, client_object(&clients[i]));
 	json_object_object_add(o, "clients", list);
+	json_object_object_add(o, "owners", owners_array(service, clients, count));
 	return text_of(o);
 }
 

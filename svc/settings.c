@@ -40,6 +40,11 @@ uint64_t settings_store_limit(const struct config *c)
 	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / 2 : 1ULL << 30;
 }
 
+uint64_t settings_owner_limit(const struct config *c)
+{
+	return (uint64_t)((double)settings_store_limit(c) * c->owner_limit);
+}
+
 uint64_t settings_own_rss(void)
 {
 	unsigned long long total, resident = 0;

@@ -13,6 +13,7 @@ struct config;
  * names file, line and reason. */
 int settings_load(const char *path, struct config **ret, char *message, size_t size);
 uint64_t settings_store_limit(const struct config *c); /* bytes; the default resolved */
+uint64_t settings_owner_limit(const struct config *c); /* bytes */
 uint64_t settings_own_rss(void);		       /* bytes, from /proc/self/statm */
 
 #endif

@@ -337,6 +337,17 @@ void space_set_state(struct space *s, uint64_t addr, enum page_state state)
 	space_set(s, number, leaf, page, entry_make(state, entry_blob(old)));
 }
 
+void space_row_outdated(struct space *s, uint64_t number)
+{
+	struct block *b = block_at(s, number);
+
+	/* A leaf of several is nobody's to mark; it is written when one of them changes it. */
+	if (!b || atomic_load(&b->leaf->refs) > 1)
+		return;
+	b->leaf->dirty = true;
+	block_changed(s, b);
+}
+
 void space_clear_suspects(struct space *s, uint64_t number)
 {
 	const struct block *b = block_at(s, number);

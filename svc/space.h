@@ -171,6 +171,9 @@ void space_set(
 /* Sets the state of one page, keeping the blob that it may name. Not for HELD. */
 void space_set_state(struct space *s, uint64_t addr, enum page_state state);
 
+/* What a block's row says of its pages is out of date, though it names the right ones. */
+void space_row_outdated(struct space *s, uint64_t number);
+
 /* ---- events ---- */
 /* REMOVE: pages become ABSENT, and SUSPECT where they may be present. */
 void space_remove(struct space *s, uint64_t start, uint64_t end);

@@ -17,8 +17,21 @@
 	X(evicted_bytes, gauge, "page bytes that left the clients")                            \
 	X(stored_bytes, gauge, "packed bytes that hold them")                                  \
 	X(overhead_bytes, gauge, "headers, dead space, index, leaves, tables, resident links") \
+	X(dead_bytes, gauge, "of this, memory of the store that holds no page")                \
 	X(baseline_bytes, gauge, "resident memory of the service before any client")           \
 	X(store_limit_bytes, gauge, "limit of the store")                                      \
+	X(owner_limit_bytes, gauge, "how much of it one user's programs may take")             \
+	X(fill_pages, gauge, "pages in the store that are one word over and over")             \
+	X(fill_bytes, gauge, "packed bytes that hold them")                                    \
+	X(raw_pages, gauge, "pages in the store that don't pack")                              \
+	X(raw_bytes, gauge, "bytes that hold them")                                            \
+	X(lz4_pages, gauge, "pages in the store packed by lz4")                                \
+	X(lz4_bytes, gauge, "packed bytes that hold them")                                     \
+	X(zstd_pages, gauge, "pages in the store packed by zstd")                              \
+	X(zstd_bytes, gauge, "packed bytes that hold them")                                    \
+	X(pages_recompressed, counter, "pages packed anew by zstd, after they were out long")  \
+	X(recompress_left, counter, "pages that zstd did not pack better, left as they were")  \
+	X(recompress_cpu_us, counter, "processor time that this took")                         \
 	X(faults, counter, "page faults answered")                                             \
 	X(fault_p50_us, gauge, "median time from reading a fault to its answer")               \
 	X(fault_p99_us, gauge, "99th percentile of the same")                                  \
@@ -35,6 +48,8 @@
 	X(evicted_bytes, gauge, "page bytes that left the client")                             \
 	X(stored_bytes, gauge, "packed bytes that hold them; shared ones count for each")      \
 	X(waiting_faults, gauge, "faults read that can't be answered yet")                     \
+	X(charged_bytes, gauge, "with headers, shared ones by their share: for the limits")    \
+	X(limit_bytes, gauge, "memory-limit of its policy for these, 0 = none")                \
 	X(faults, counter, "page faults answered")                                             \
 	X(zero_faults, counter, "of these, first touches and vanished pages")                  \
 	X(stall_us, counter, "time that faults waited for their answer, summed over threads")  \

@@ -69,6 +69,7 @@ struct worker {
 	bool timer_armed;   /* the main thread's */
 
 	_Atomic uint64_t corrupt_pages;
+	_Atomic uint64_t pages_recompressed, recompress_left, recompress_cpu_us;
 	/* Of clients that are gone. */
 	_Atomic uint64_t past_faults, past_evicted, past_restored, past_events;
 };

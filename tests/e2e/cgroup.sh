@@ -52,7 +52,7 @@ starves() { [ "$(client waiting_faults)" -gt 0 ] && [ "$(client state)" = manage
 # ---- another, which has all the room it wants ----
 
 mkfifo -m 666 "$work/home/in"
-larderd_start "$everyone"$'\n[store]\nmemory-limit = 24M'
+larderd_start "$everyone"$'\n[store]\nmemory-limit = 24M\nowner-limit = 100%'
 (cd "$work/home" && as_nobody "$work/bin/larder" run -- "$work/bin/holder" 4) \
 	>"$work/other.out" 2>&1 <>"$work/home/in" &
 other=$!

@@ -42,6 +42,13 @@ match-exe = redis-server, /usr/bin/memcached
 cold-after = 10m
 stall-budget = 0.5%
 memory-limit = 512M
+codec = zstd
+level = 6
+
+[policy later]
+match-exe = java
+recompress-after = 1h
+level = 19
 
 [policy leave-alone]
 match-user = root
@@ -72,6 +79,15 @@ bad 4 '[policy one]
 match-exe = *
 
 stall-budget = 200%'
+
+bad 3 '[policy one]
+match-exe = *
+level = 3
+codec = lz4'
+bad 4 '
+[policy one]
+codec = zstd
+recompress-after = 1h'
 
 ! larder check-config "$work/absent.conf" >"$work/check.out" 2>&1 || fail 'accepted a missing file'
 larderd_start "$(printf '[service]\nallow-user = *\n\n[policy all]\nmatch-exe = *\n')"

@@ -83,6 +83,13 @@ static void set_numbers(struct worker *w)
 	w->service.fault_p99_us = 85;
 	w->service.fault_max_us = 2100;
 	w->service.corrupt_pages = 0;
+	w->service.lz4_pages = 1000;
+	w->service.lz4_bytes = 1ull << 20;
+	w->service.zstd_pages = 0;
+	w->service.raw_pages = 2;
+	w->service.raw_bytes = 8192;
+	w->service.fill_pages = 0;
+	snprintf(w->clients[0].why, sizeof(w->clients[0].why), "owner-limit in [store]");
 	for (size_t i = 0; i < w->client_count; i++) {
 		w->clients[i].stats.evicted_bytes = 1ull << 29;
 		w->clients[i].stats.stored_bytes = 128ull << 20;
@@ -94,6 +101,11 @@ static void set_numbers(struct worker *w)
 static const struct expect statuses[] = {
 	{"$larder status", 0, ", up 3h 12m\n", NULL},
 	{"$larder status", 0, "evicted   1.50 GiB, packed into 400 MiB (3.8:1)\n", NULL},
+	{"$larder status", 0, "codecs    lz4 1000 pages in 1.00 MiB, raw 2 pages in 8.00 KiB\n",
+		NULL},
+	{"$larder status | grep '^101: '", 0, "101: owner-limit in [store]\n", NULL},
+	{"$larder status | grep -c '^102: '", 1, "0\n", NULL},
+	{"$larder status 101", 0, "\nlast eviction: owner-limit in [store]\n", NULL},
 	{"$larder status", 0, "saved     1.10 GiB, after 12.0 MiB of overhead\n", NULL},
 	{"$larder status", 0, "baseline  20.0 MiB for the service itself\n", NULL},
 	{"$larder status", 0,

@@ -104,6 +104,33 @@ static void the_status_shows_every_statistic(void **state)
 	json_object_put(o);
 }
 
+/* By uid, whatever the order of the clients. */
+static void owners_are_charged_with_the_sum_of_their_clients(void **state)
+{
+	struct server *s = *state;
+	static const struct {
+		uint64_t uid, charged;
+	} want[] = {{1000, 5}, {1001, 2}};
+	s->worker.clients[0].stats.charged_bytes = 1;
+	s->worker.clients[1].stats.charged_bytes = 2;
+	s->worker.clients[2].stats.charged_bytes = 4;
+	s->worker.service.owner_limit_bytes = 77;
+	snprintf(s->worker.clients[1].why, sizeof(s->worker.clients[1].why), "too much");
+	struct json_object *o = json_as(s, 0, "GET /v1/status", 200), *owners, *clients;
+	assert_true(json_object_object_get_ex(o, "owners", &owners));
+	assert_int_equal(json_object_array_length(owners), 2);
+	for (size_t i = 0; i < 2; i++) {
+		struct json_object *owner = json_object_array_get_idx(owners, i);
+		assert_int_equal(json_number(owner, "uid"), want[i].uid);
+		assert_int_equal(json_number(owner, "charged_bytes"), want[i].charged);
+		assert_int_equal(json_number(owner, "limit_bytes"), 77);
+	}
+	assert_true(json_object_object_get_ex(o, "clients", &clients));
+	assert_string_equal(
+		json_text(json_object_array_get_idx(clients, 1), "why"), "too much");
+	json_object_put(o);
+}
+
 static void what_was_saved_can_be_less_than_nothing(void **state)
 {
 	struct server *s = *state;
@@ -384,6 +411,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(every_path_answers),
 		T(the_status_shows_every_statistic),
+		T(owners_are_charged_with_the_sum_of_their_clients),
 		T(what_was_saved_can_be_less_than_nothing),
 		T(stall_is_a_share_of_the_time_under_care),
 		T(odd_names_are_valid_json),

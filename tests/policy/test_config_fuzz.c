@@ -31,10 +31,11 @@ static size_t below(size_t n)
 static const char *const pieces[] = {"[service]\n", "[store]\n", "[policy ", "]\n",
 	"default]\n", "a]\n", "b]\n", "\n", "\n", "\n", " = ", "=", ":", " ", "\t", ",", ";",
 	" ;", "#", "*", "allow-user", "allow-group", "readers", "memory-limit", "match-exe",
-	"match-user", "manage", "inherit", "min-age", "cold-after", "stall-budget", "yes", "no",
-	"0", "1", "7", "1.5", "999", "K", "M", "GiB", "T", "ms", "s", "m", "h", "d", "%",
-	"/opt/x", "redis*", "\xc3\xa9", "\r\n", "\xef\xbb\xbf", "0.1%", "10m", "1G",
-	"readers = 1\n", "memory-limit = 1G\n", "match-exe = a,b\n"};
+	"match-user", "manage", "inherit", "min-age", "cold-after", "stall-budget", "codec",
+	"level", "recompress-after", "owner-limit", "lz4", "zstd", "never", "codec = zstd\n",
+	"level = 3\n", "yes", "no", "0", "1", "7", "1.5", "999", "K", "M", "GiB", "T", "ms",
+	"s", "m", "h", "d", "%", "/opt/x", "redis*", "\xc3\xa9", "\r\n", "\xef\xbb\xbf", "0.1%",
+	"10m", "1G", "readers = 1\n", "memory-limit = 1G\n", "match-exe = a,b\n"};
 
 static size_t make_pieces(char *text)
 {

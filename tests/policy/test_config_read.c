@@ -141,6 +141,27 @@ static const struct wrong {
 	{"[service]\nreaders = x", 2, "readers: \"x\" is not a whole number"},
 	{"[service]\n[store]\n[servic", 3, "the section's ] is missing"},
 	{"[service]\nreaders", 2, "this is no section, no comment and no KEY = VALUE"},
+	{"[policy x]\nlevel = 3\ncodec = lz4\n", 2,
+		"level of policy x: lz4 has no levels; leave it out, or set codec = zstd or "
+		"recompress-after"},
+	{"[policy x]\nlevel = 3\n", 2, "level of policy x: lz4 has no levels"},
+	{"[policy x]\ncodec = zstd\nrecompress-after = 1h\n", 3,
+		"recompress-after of policy x: its pages are packed by zstd from the start"},
+
+	/* choices and never */
+	{"[policy x]\ncodec = gzip\n", 2, "codec: \"gzip\" is not lz4 or zstd"},
+	{"[policy x]\ncodec =\n", 2, "codec: \"\" is not lz4 or zstd"},
+	{"[policy x]\ncodec = zstd\nlevel = 20\n", 3,
+		"level: 20 is out of range: from 0 to 19"},
+	{"[policy x]\ncodec = zstd\nlevel = -1\n", 3, "level: \"-1\" is not a whole number"},
+	{"[policy x]\nrecompress-after = 0\n", 2,
+		"recompress-after: 0 is out of range: from 1s to 3650d, or never"},
+	{"[policy x]\nrecompress-after = always\n", 2,
+		"recompress-after: \"always\" is not a duration"},
+	{"[policy x]\ncold-after = never\n", 2, "cold-after: \"never\" is not a duration"},
+	{"[store]\nowner-limit = 0%\n", 2, "owner-limit: 0% is out of range: from 1% to 100%"},
+	{"[store]\ncodec = zstd\n", 2,
+		"codec does not belong into [store] but into [policy NAME]"},
 
 	/* only the first error counts */
 	{"[service]\nreaders = x\nreaders = y\n[z]\n", 2,
@@ -247,6 +268,11 @@ static const struct right {
 	{"[policy x]\nmatch-exe = \xc3\xa9t\xc3\xa9\n", "\nmatch-exe = \xc3\xa9t\xc3\xa9\n"},
 	{"[policy x]\nmemory-limit = 1G\n[store]\nmemory-limit = 1G\n",
 		"\nmemory-limit = 1G\n"},
+	{"[policy x]\ncodec = zstd\nlevel = 19\n", "\nlevel = 19\n"},
+	{"[policy x]\ncodec = zstd\nrecompress-after = never\n", "\ncodec = zstd\n"},
+	{"[policy x]\nrecompress-after = never\n", "\nrecompress-after = never\n"},
+	{"[policy x]\nlevel = 6\nrecompress-after = 36h\n", "\nrecompress-after = 36h\n"},
+	{"[store]\nowner-limit = 12.5%\n", "\nowner-limit = 12.5%\n"},
 	{"[policy  x ]\n", "\n[policy x]\n"},
 	{"[policy " TEN("name") "]\n", "\n[policy " TEN("name") "]\n"},
 };
@@ -273,14 +299,17 @@ static void values_arrive_in_their_fields(void **state)
 			  "[store]\nmemory-limit = 16M\n"
 			  "[policy p]\nmatch-exe = e\nmatch-user = u\nmanage = no\n"
 			  "inherit = no\nmin-age = 1s\ncold-after = 2s\n"
-			  "stall-budget = 25%\nmemory-limit = 1M\n");
+			  "stall-budget = 25%\nmemory-limit = 1M\n"
+			  "level = 7\nrecompress-after = 3s\n"
+			  "[policy q]\ncodec = zstd\n");
 	assert_int_equal(c->allow_user.count, 2);
 	assert_string_equal(c->allow_user.item[1], "b");
 	assert_int_equal(c->allow_group.count, 1);
 	assert_string_equal(c->allow_group.item[0], "g");
 	assert_int_equal(c->readers, 3);
 	assert_int_equal(c->store_limit, 16 << 20);
-	assert_int_equal(c->policy_count, 2);
+	assert_int_equal(c->policy_count, 3);
+	assert_int_equal(c->policies[1].codec, POLICY_ZSTD);
 	const struct policy *p = &c->policies[0];
 	assert_string_equal(p->name, "p");
 	assert_string_equal(p->match_exe.item[0], "e");
@@ -291,6 +320,9 @@ static void values_arrive_in_their_fields(void **state)
 	assert_int_equal(p->cold_after_ms, 2000);
 	assert_true(p->stall_budget == 0.25);
 	assert_int_equal(p->memory_limit, 1 << 20);
+	assert_int_equal(p->codec, POLICY_LZ4);
+	assert_int_equal(p->level, 7);
+	assert_int_equal(p->recompress_after_ms, 3000);
 	config_free(c);
 }
 
@@ -302,6 +334,7 @@ static void an_empty_file_gives_the_defaults(void **state)
 	assert_string_equal(c->allow_group.item[0], "larder");
 	assert_int_equal(c->readers, 0);
 	assert_int_equal(c->store_limit, 0);
+	assert_true(c->owner_limit == 0.5);
 	assert_int_equal(c->policy_count, 1);
 	const struct policy *p = &c->policies[0];
 	assert_string_equal(p->name, "default");
@@ -311,6 +344,9 @@ static void an_empty_file_gives_the_defaults(void **state)
 	assert_int_equal(p->cold_after_ms, 0);
 	assert_true(p->stall_budget == 0.001);
 	assert_int_equal(p->memory_limit, 0);
+	assert_int_equal(p->codec, POLICY_LZ4);
+	assert_int_equal(p->level, 0);
+	assert_int_equal(p->recompress_after_ms, 0);
 
 	struct config *built_in;
 	assert_int_equal(config_default(&built_in), 0);

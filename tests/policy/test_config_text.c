@@ -66,6 +66,8 @@ static void a_dump_reads_back_as_the_same(void **state)
 		"[store]\nmemory-limit = 12345678\n[policy x]\nmemory-limit = 1234566\n",
 		("[policy x]\nmatch-exe = a/*/b [x-z]* ?\nmatch-user = 0 * me\nmanage = no\n"
 		 "inherit = no\nmin-age = 61s\ncold-after = 1ms\nstall-budget = 33.333333%\n"),
+		"[store]\nowner-limit = 33.3%\n[policy x]\nlevel = 3\nrecompress-after = 90s\n",
+		"[policy x]\ncodec = zstd\nlevel = 19\n",
 		"[policy z]\n[policy default]\nstall-budget = 99.999999%\n[policy a]\n",
 	};
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
@@ -134,8 +136,8 @@ static void assert_tells_all(char *text)
 	for (size_t i = 0; i < config_key_count; i++) {
 		const struct config_key *key = &config_keys[i];
 		const char *needles[] = {key->name, key->help + 1,
-			value_type_name(key->type) + 1, key->min ? key->min : "",
-			key->max ? key->max : "", key->fallback,
+			key->choices ? "ne of " : value_type_name(key->type) + 1,
+			key->min ? key->min : "", key->max ? key->max : "", key->fallback,
 			key->reload ? "" : "a change waits for a restart"};
 		for (size_t n = 0; n < sizeof(needles) / sizeof(needles[0]); n++) {
 			at = strstr(at, needles[n]);

@@ -57,8 +57,8 @@ int world_try_put(struct world *w, enum page_kind kind, uint64_t seed, blob_t *r
 	struct store_packed p;
 
 	page_make(page, kind, seed);
-	assert_int_equal(store_pack(w->x, page, &p), 0);
-	return store_put(w->s, &p, ret);
+	assert_int_equal(store_pack(w->x, NULL, page, &p), 0);
+	return store_put(w->s, &p, 0, ret);
 }
 
 blob_t world_put(struct world *w, enum page_kind kind, uint64_t seed)

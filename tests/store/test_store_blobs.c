@@ -24,8 +24,8 @@ static void pages_of_all_kinds_come_back(void **state)
 
 	struct store_stats st = world_stats(&w);
 	assert_int_equal(st.blobs, 300);
-	assert_int_equal(st.fill_blobs, 100);
-	assert_int_equal(st.raw_blobs, 100);
+	assert_int_equal(st.codec_blobs[CODEC_FILL], 100);
+	assert_int_equal(st.codec_blobs[CODEC_RAW], 100);
 	assert_int_equal(st.segment_bytes, st.blob_bytes + st.header_bytes + st.dead_bytes);
 	world_close(&w);
 }
@@ -43,6 +43,26 @@ static void no_blob_is_refused(void **state)
 	assert_int_equal(store_get(w.s, w.x, BLOB_MAX, page), -EBADMSG);
 	assert_int_equal(store_get(w.s, w.x, UINT32_MAX, page), -EBADMSG);
 	store_unref(w.s, BLOB_NONE);
+	world_close(&w);
+}
+
+/* Whole for one, and divided among references and those who share them. */
+static void shares_add_up_to_what_holds_the_blob(void **state)
+{
+	struct world w;
+
+	(void)state;
+	world_open(&w, 0);
+	blob_t b = world_put(&w, PAGE_NOISE, 1);
+	assert_int_equal(store_blob_share(w.s, b, 1), STORE_BLOB_MAX);
+	assert_int_equal(store_blob_share(w.s, b, 4), STORE_BLOB_MAX / 4);
+	store_ref(w.s, b);
+	assert_int_equal(store_blob_share(w.s, b, 1), STORE_BLOB_MAX / 2);
+	/* One reference has three sharers, the other is one's own; rounded up. */
+	assert_in_range(3 * store_blob_share(w.s, b, 3) + store_blob_share(w.s, b, 1),
+		STORE_BLOB_MAX, STORE_BLOB_MAX + 3);
+	blob_t small = world_put(&w, PAGE_FILL, 1);
+	assert_int_equal(store_blob_share(w.s, small, 1), BLOB_HEADER + 16);
 	world_close(&w);
 }
 
@@ -313,6 +333,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pages_of_all_kinds_come_back),
 		cmocka_unit_test(no_blob_is_refused),
+		cmocka_unit_test(shares_add_up_to_what_holds_the_blob),
 		cmocka_unit_test(length_is_the_packed_one),
 		cmocka_unit_test(last_reference_ends_it),
 		cmocka_unit_test(handle_waits_for_the_commit),

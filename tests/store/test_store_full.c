@@ -103,10 +103,10 @@ static void others_can_fill_it_without_a_signal(void **state)
 	open_in_small_tmpfs(&w);
 	b[0] = world_put(&w, PAGE_NOISE, 0);
 	take_the_rest();
-	/* The open segment has its memory; the next one hasn't. */
+	/* The open segment's step has its memory; the next one hasn't. */
 	for (n = 1; n < MAX && world_try_put(&w, PAGE_NOISE, n, &b[n]) == 0; n++)
 		;
-	assert_int_equal(n, SEGMENT_SIZE / (BLOB_HEADER + STORE_PAGE));
+	assert_int_equal(n, SEGMENT_STEP / (BLOB_HEADER + STORE_PAGE));
 	for (unsigned i = 0; i < n; i++)
 		world_expect(&w, b[i], PAGE_NOISE, i);
 	give_it_back();

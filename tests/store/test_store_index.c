@@ -99,7 +99,7 @@ static void entries_name_the_blobs(void **state)
 	for (unsigned i = 0; i < STORE_LEAF_PAGES; i++)
 		assert_int_equal(got[i].blob, entries[i]);
 	page_make(page, PAGE_NOISE, 1);
-	assert_int_equal(store_pack(w.x, page, &p), 0);
+	assert_int_equal(store_pack(w.x, NULL, page, &p), 0);
 	assert_int_equal(got[511].check, (uint32_t)p.checksum);
 	assert_int_equal(sql_number(db, "SELECT clock FROM leaf WHERE id = 2"), 5);
 	sqlite3_close(db);

@@ -1,4 +1,5 @@
-/* kill -9 at any instruction: a process puts, commits, frees and compacts until it is killed;
+/* kill -9 at any instruction: a process puts, commits, frees, compacts and packs
+ * anew until it is killed;
  * what it leaves behind is whole transactions, and every blob that these name is in the
  * segments. */
 #include <fcntl.h>
@@ -17,6 +18,20 @@
 
 enum { ROUNDS = 40, LEAVES = 4, PAGES = 64 };
 
+static int pack_anew(
+	struct store *s, struct store_scratch *x, blob_t entries[LEAVES][STORE_LEAF_PAGES])
+{
+	static const struct store_method zstd = {.codec = CODEC_ZSTD};
+	int r = 0;
+
+	for (unsigned l = 0; l < LEAVES; l++)
+		for (unsigned i = 0; r >= 0 && i < PAGES; i++)
+			if (entries[l][i] != BLOB_NONE && store_repack_due(s, entries[l][i], 0))
+				r = store_repack(s, x, entries[l][i], &zstd);
+	store_repack_finish(s);
+	return r;
+}
+
 /* Transaction n: some pages of each leaf are new, client and leaves have clock n. */
 static int one_transaction(struct store *s, struct store_scratch *x, uint64_t n, uint64_t *seed,
 	blob_t entries[LEAVES][STORE_LEAF_PAGES])
@@ -33,8 +48,8 @@ static int one_transaction(struct store *s, struct store_scratch *x, uint64_t n,
 			page_make(page, (enum page_kind)(next_random(seed) % PAGE_KINDS),
 				next_random(seed));
 			store_unref(s, entries[l][i]);
-			if ((r = store_pack(x, page, &p)) < 0 ||
-				(r = store_put(s, &p, &entries[l][i])) < 0)
+			if ((r = store_pack(x, NULL, page, &p)) < 0 ||
+				(r = store_put(s, &p, 0, &entries[l][i])) < 0)
 				return r;
 		}
 	}
@@ -44,6 +59,8 @@ static int one_transaction(struct store *s, struct store_scratch *x, uint64_t n,
 		if ((r = store_index_leaf(s, l + 1, n, entries[l])) < 0)
 			return r;
 	if ((r = store_txn_commit(s)) < 0)
+		return r;
+	if (n % 8 == 4 && (r = pack_anew(s, x, entries)) < 0)
 		return r;
 	return n % 8 == 0 ? store_compact(s, 5, UINT64_MAX) : 0;
 }

@@ -30,7 +30,7 @@ struct model {
 	blob_t leaf[LEAVES][STORE_LEAF_PAGES];	    /* with one reference per entry */
 	blob_t committed[LEAVES][STORE_LEAF_PAGES]; /* as the index on disk has it */
 	bool in_txn;
-	unsigned puts, full, commits, aborts, compactions;
+	unsigned puts, full, commits, aborts, compactions, repacked;
 };
 
 static uint64_t below(struct model *m, uint64_t n)
@@ -157,6 +157,27 @@ static void step_compact(struct model *m)
 	m->compactions++;
 }
 
+/* Some at a time, and now and then left to the compaction to finish. */
+static void step_repack(struct model *m)
+{
+	static const struct store_method zstd = {.codec = CODEC_ZSTD, .level = 1};
+	unsigned l = (unsigned)below(m, LEAVES);
+	int r;
+
+	if (m->in_txn)
+		return;
+	for (unsigned i = 0; i < STORE_LEAF_PAGES; i++) {
+		blob_t b = m->leaf[l][i];
+		if (b == BLOB_NONE || below(m, 4) == 0 || !store_repack_due(m->w.s, b, 0))
+			continue;
+		r = store_repack(m->w.s, m->w.x, b, &zstd);
+		assert_true(r == 0 || r == 1 || r == -EAGAIN || r == -ENOSPC);
+		m->repacked += r == 1;
+	}
+	if (below(m, 2))
+		store_repack_finish(m->w.s);
+}
+
 static void expect_numbers(struct model *m)
 {
 	struct store_stats st = world_stats(&m->w);
@@ -172,8 +193,8 @@ static void expect_numbers(struct model *m)
 	}
 	assert_int_equal(st.blobs, blobs);
 	assert_int_equal(st.blob_bytes, bytes);
-	assert_int_equal(st.fill_blobs, fill);
-	assert_int_equal(st.raw_blobs, raw);
+	assert_int_equal(st.codec_blobs[CODEC_FILL], fill);
+	assert_int_equal(st.codec_blobs[CODEC_RAW], raw);
 	assert_int_equal(st.segment_bytes, st.blob_bytes + st.header_bytes + st.dead_bytes);
 	assert_in_range(st.segment_bytes, 0, LIMIT);
 	assert_int_equal(st.segment_bytes, world_file_bytes(&m->w, "warm.seg"));
@@ -185,8 +206,8 @@ static void random_step(struct model *m)
 		void (*step)(struct model *m);
 		unsigned weight;
 	} steps[] = {{step_put, 60}, {step_share, 8}, {step_drop_some, 1}, {step_get, 25},
-		{step_transaction, 4}, {step_compact, 2}};
-	uint64_t pick = below(m, 100);
+		{step_transaction, 4}, {step_compact, 2}, {step_repack, 2}};
+	uint64_t pick = below(m, 102);
 
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
 		if (pick < steps[i].weight) {
@@ -223,11 +244,12 @@ static void store_is_as_the_model_says(void **state)
 			expect_numbers(&m);
 	}
 	expect_all_pages(&m);
-	print_message("%u puts, %u refused, %u commits, %u aborts, %u compactions\n", m.puts,
-		m.full, m.commits, m.aborts, m.compactions);
+	print_message("%u puts, %u refused, %u commits, %u aborts, %u compactions, %u packed "
+		      "anew\n",
+		m.puts, m.full, m.commits, m.aborts, m.compactions, m.repacked);
 	/* A run that never came to these has proved little. */
 	assert_true(m.puts > 1000 && m.full > 0 && m.commits > 20 && m.aborts > 5);
-	assert_true(m.compactions > 20);
+	assert_true(m.compactions > 20 && m.repacked > 20);
 	sqlite3_close(m.db);
 	store_txn_abort(m.w.s);
 	world_close(&m.w);
