@@ -4,6 +4,7 @@
 #include "evictor.h"
 #include "http.h"
 #include "log.h"
+#include "maps.h"
 #include "order.h"
 #include "pagemap.h"
 #include "policy.h"
@@ -160,12 +161,16 @@ static bool is_gone(const struct client *c)
  * one too, and a forked child that holds the pipe prevents it. */
 static void end_if_execed(struct client *c)
 {
-	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0)
+	pid_t task;
+
+	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0 &&
+		/* A leader that has exited has no memory; its threads go on. */
+		maps_memory_task(c->procdir, c->agent_pid, &task) == -ENOENT)
 		order_exit(c->link, c->doorbell);
 }
 
-/* Does anything need the timer: children without a pidfd, or a client that is on its way out?
- */
+/* Does anything need the timer? Any client does: those without a pidfd, those on their way out,
+ * and all others because an exec after closefrom(3) is told by nobody. */
 static bool sweep(struct worker *w)
 {
 	struct client **client;
@@ -179,10 +184,10 @@ static bool sweep(struct worker *w)
 		if (is_gone(c)) {
 			log_debug("client %d (%s): gone", (int)c->pid, c->exe);
 			worker_drop_client(w, c);
-		} else if (c->pidfd < 0 || c->agent_pid == 0) {
-			again = true;
 		} else {
-			end_if_execed(c);
+			again = true;
+			if (c->pidfd >= 0 && c->agent_pid != 0)
+				end_if_execed(c);
 		}
 		client_unref(c);
 	}
