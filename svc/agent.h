@@ -19,6 +19,7 @@ struct agent {
 	uint64_t staging;
 	uint64_t bell;
 	pid_t program;		    /* as the shim sees it */
+	pid_t pid;		    /* our own, from our midwife; -1: there is none */
 	int uffd, socket, doorbell; /* owned by the agent: its descriptor table is a copy */
 	int exec_pipe; /* read end; the program holds the only write end, close-on-exec */
 };
