@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <stdlib.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,6 +137,48 @@ int tidy_wait_all_kinds(struct tidy *t)
 	say("__WCLONE without children: %s", r < 0 ? strerror(errno) : "there is one");
 	make_children(5);
 	return (r < 0 && reap_all((int)__WALL)) || memory_check("parent", t->memory);
+}
+
+/* Goes with the child until it ends; counts the processes and threads that it makes. */
+static int trace(pid_t child, int *made)
+{
+	int status;
+	pid_t pid = waitpid(child, &status, 0);
+
+	if (pid != child || !WIFSTOPPED(status) ||
+		ptrace(PTRACE_SETOPTIONS, child, 0,
+			PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK) < 0)
+		return -1;
+	do {
+		int event = status >> 16, signal = event ? 0 : WSTOPSIG(status);
+		*made += event != 0;
+		/* What exec and attaching stop with isn't for the program. */
+		if (signal == SIGTRAP || signal == SIGSTOP)
+			signal = 0;
+		ptrace(PTRACE_CONT, pid, 0, signal);
+		pid = waitpid(-1, &status, (int)__WALL);
+	} while (pid > 0 && (pid != child || WIFSTOPPED(status)));
+	return pid == child ? status : -1;
+}
+
+/* A debugger of a program whose memory is out, and which starts a process itself. */
+int tidy_traced(struct tidy *t)
+{
+	int made = 0;
+
+	if (*t->stage) {
+		point(POINT_TAKE);
+		_exit(child_check(t));
+	}
+	pid_t child = fork();
+	if (child == 0) {
+		ptrace(PTRACE_TRACEME, 0, 0, 0);
+		raise(SIGSTOP);
+		_exit(exec_image(t, NULL, "second"));
+	}
+	int status = child < 0 ? -1 : trace(child, &made);
+	say("traced: status %d, made %d", status, made);
+	return status != 0;
 }
 
 int tidy_exec_same(struct tidy *t)

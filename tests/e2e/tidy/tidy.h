@@ -46,6 +46,7 @@
 	X(fork, user)                                                                          \
 	X(double_fork, user)                                                                   \
 	X(vfork, user)                                                                         \
+	X(traced, user)                                                                        \
 	X(wait_any, user)                                                                      \
 	X(wait_all_kinds, user)                                                                \
 	X(exec_same, user)                                                                     \
