@@ -124,20 +124,16 @@ void shim_unlock_own(void)
 	RAWCALL(SYS_munlock, shim_page, LINK_PAGE, 0, 0, 0, 0);
 	/* Pages that wait for their zap: the service may need them still (rule 9). Else nothing
 	 * is moved while all is given back, and what locking filled can go. */
-	for (int i = 0; i < LINK_SLOTS; i++)
-		if (link->slot[i].addr)
-			return;
+	if (!shim_page->staging || !shim_staging_unused(link))
+		return;
 	RAWCALL(SYS_madvise, shim_page->staging, sizeof(link->data), MADV_DONTNEED, 0, 0, 0);
 	RAWCALL(SYS_madvise, link->data, sizeof(link->data), MADV_REMOVE, 0, 0, 0);
 }
 
-/* What is registered is all below it. */
-#define WHOLE_SPACE (1UL << 47)
-
 EXPORT int mlockall(int flags)
 {
 	int saved = errno;
-	int ticket = shim_give_back(NULL, WHOLE_SPACE);
+	int ticket = shim_give_back(NULL, SHIM_WHOLE_SPACE);
 	long r = RAWCALL(SYS_mlockall, flags, 0, 0, 0, 0, 0);
 
 	if (r == 0 && (flags & MCL_CURRENT))
@@ -168,7 +164,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(ap, request);
 	void *arg = va_arg(ap, void *);
 	va_end(ap);
-	int ticket = request == UFFDIO_API ? shim_give_back(NULL, WHOLE_SPACE) : -1;
+	int ticket = request == UFFDIO_API ? shim_give_back(NULL, SHIM_WHOLE_SPACE) : -1;
 	int r = call_next_ioctl(fd, request, arg);
 	shim_end(ticket);
 	if (r < 0 && errno == EBUSY && request == UFFDIO_REGISTER) {

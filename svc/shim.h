@@ -3,7 +3,9 @@
 #define LARDER_SHIM_H
 
 #include <stdint.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "link.h"
 
@@ -15,10 +17,11 @@
 struct shim_page {
 	struct link *link; /* NULL: no link in this process */
 	volatile uint8_t *bell;
-	uint8_t *staging;
+	uint8_t *staging; /* NULL: unmapped again, and so are the link's data slots */
 	/* Staging and all that lies around it: one range. */
 	uint8_t *area;
 	size_t area_bytes;
+	pid_t program; /* a vfork child has this page, and another pid */
 };
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. NULL:
@@ -34,6 +37,15 @@ void shim_attach(void);
  * forked child, which has no link. errno is kept. */
 int shim_give_back(const void *addr, size_t len);
 void shim_end(int ticket);
+
+/* What is registered is all below it. */
+#define SHIM_WHOLE_SPACE (1UL << 47)
+
+/* Is this program left alone, so that it doesn't feel ours in its limits? */
+bool shim_near_limit(void);
+
+/* No page is on its way out. It stays so while all is given back. */
+bool shim_staging_unused(const struct link *link);
 
 /* In a forked child, brings the pages back by touching them; elsewhere nothing. */
 void shim_touch_in_child(const void *addr, size_t len);

@@ -161,19 +161,6 @@ static int receive_welcome(int socket_fd, int *fds)
 	return -1;
 }
 
-static bool near_limit(void)
-{
-	static const enum __rlimit_resource kinds[] = {RLIMIT_AS, RLIMIT_DATA};
-
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		struct rlimit limit;
-		if (getrlimit(kinds[i], &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-			limit.rlim_cur < SHIM_LIMIT_MARGIN)
-			return true;
-	}
-	return false;
-}
-
 /*   base                                  2 MiB aligned
  *   | guard | stack 16K | guard | bell | guard | staging 2M | guard |  */
 static int area_new(struct area *ret)
@@ -336,7 +323,8 @@ static void take_over(int socket_fd, const int *fds)
 			.bell = area.bell,
 			.staging = area.staging,
 			.area = area.base,
-			.area_bytes = AREA_BYTES};
+			.area_bytes = AREA_BYTES,
+			.program = getpid()};
 		shim_page = page;
 		goto out;
 	}
@@ -367,7 +355,7 @@ static void reap_agents(void)
 void shim_attach(void)
 {
 	int saved = errno, fds[WELCOME_FDS];
-	int socket_fd = near_limit() || kept_out() ? -1 : connect_service();
+	int socket_fd = shim_near_limit() || kept_out() ? -1 : connect_service();
 
 	if (socket_fd >= 0) {
 		if (send_hello(socket_fd) == 0 && receive_welcome(socket_fd, fds) == 0) {
