@@ -133,6 +133,19 @@ int tidy_unshare_mount(struct tidy *t)
 	return move(t) || watched_calls(t) || child_check(t);
 }
 
+/* One of the few calls that ask whether the memory has another user, and not whether the
+ * process has other threads. */
+int tidy_time_namespace(struct tidy *t)
+{
+	int own = open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC);
+
+	if (own < 0)
+		return skip("no time namespaces (CONFIG_TIME_NS)");
+	known("setns", setns(own, CLONE_NEWTIME) < 0 ? errno : 0);
+	close(own);
+	return child_check(t);
+}
+
 /* tidy.sh makes us pid 1 of a namespace: there orphans become our children. */
 int tidy_pid_namespace(struct tidy *t)
 {

@@ -24,6 +24,7 @@
 	X(unshare_user, user)                                                                  \
 	X(unshare_pid, root)                                                                   \
 	X(unshare_mount, root)                                                                 \
+	X(time_namespace, root)                                                                \
 	X(pid_namespace, root)                                                                 \
 	X(user_namespace, user)                                                                \
 	X(dumpable, user)                                                                      \
@@ -37,6 +38,8 @@
 	X(rlimit_nproc, user)                                                                  \
 	X(rlimit_as, user)                                                                     \
 	X(rlimit_as_start, user)                                                               \
+	X(rlimit_as_fixed, user)                                                               \
+	X(rlimit_data_fixed, user)                                                             \
 	X(rlimit_data, user)                                                                   \
 	X(rlimit_stack, user)                                                                  \
 	X(rlimit_zero, user)                                                                   \
