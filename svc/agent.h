@@ -1,6 +1,8 @@
 /* The agent: a process that shares the program's memory and nothing else, and executes the
  * service's orders there (UFFDIO_MOVE works only on the caller's own memory).
  *
+ * It is an orphan, unless the program takes in orphans itself; its program isn't its parent.
+ *
  * Why a process and not a thread: a thread makes unshare(CLONE_NEWUSER) fail, hangs setuid(2),
  * falls to the program's seccomp filter and loses its descriptors to closefrom(3). */
 #ifndef LARDER_AGENT_H

@@ -1,5 +1,6 @@
-/* The calls that liblarder.so interposes, all of them for what the kernel reports no event for
- * (DESIGN rules 7 and 12). Everything else of the program's goes straight to libc. */
+/* The calls that liblarder.so interposes: for what the kernel reports no event for (DESIGN
+ * rules 7 and 12), and for a program that begins to use userfaultfd itself (rule 11). Two more
+ * have files of their own. Everything else of the program's goes straight to libc. */
 #include "shim.h"
 #include "kernel.h"
 #include "link.h"
