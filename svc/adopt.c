@@ -1,4 +1,5 @@
 #include "adopt.h"
+#include "cleanup.h"
 #include "give_back.h"
 #include "log.h"
 #include "pagemap.h"
@@ -8,6 +9,8 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -133,11 +136,18 @@ static int adopt_one(struct pager *p, struct client *c, const struct map *m)
 	return r == -ESRCH || r == -ENOMEM ? r : 0;
 }
 
-static int look(struct client *c, struct candidates *k)
+static int look(struct client *c, pid_t task, struct candidates *k)
 {
+	char name[32];
 	int r = maps_thread_addresses(
 		c->procdir, k->thread, MAPS_THREADS_MAX, &k->thread_count);
-	return r < 0 ? r : maps_read(c->procdir, MAPS_MIN_BYTES, consider, k);
+
+	snprintf(name, sizeof(name), "task/%d", (int)task);
+	_cleanup_fd_ int dir =
+		r < 0 ? -1 : openat(c->procdir, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (r == 0 && dir < 0)
+		r = -EAGAIN; /* it ended just now: the next order finds another */
+	return r < 0 ? r : maps_read(dir, MAPS_MIN_BYTES, consider, k);
 }
 
 /* A thread may have got its stack in a region after we looked: look again, now that it is known
@@ -157,14 +167,17 @@ static int drop_unfit(struct pager *p, struct client *c, struct candidates *k)
 int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 {
 	struct candidates k = {.client = c, .result = ret};
-	int r;
+	pid_t task;
+	int r = maps_memory_task(c->procdir, c->agent_pid, &task);
 
 	memset(ret, 0, sizeof(*ret));
-	r = maps_process_refusal(c->procdir, c->pid, c->agent_pid, &ret->why);
+	if (r == 0)
+		r = maps_process_refusal(c->procdir, task, c->agent_pid, &ret->why);
 	if (r < 0 || ret->why)
-		return r;
+		/* Another image runs by now. That is no word that this memory is gone. */
+		return r == -ENOENT ? -EAGAIN : r;
 	k.thread = malloc(MAPS_THREADS_MAX * sizeof(*k.thread));
-	r = k.thread ? look(c, &k) : -ENOMEM;
+	r = k.thread ? look(c, task, &k) : -ENOMEM;
 	for (size_t i = 0; i < k.count && r == 0; i++)
 		if (k.map[i].refusal == MAPS_OK)
 			r = adopt_one(p, c, &k.map[i]);

@@ -65,10 +65,15 @@ bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t co
  * mmap, mremap, brk; false when one is in such a call or running (and so may be). */
 int maps_threads_quiet(int procdir, bool *ret);
 
+/* A thread of the process that has the agent's memory: the leader, unless that has exited
+ * (pthread_exit in main). Then /proc/PID/smaps and fd are empty, and /proc/PID/task/TID has
+ * them. -ENOENT: none has, for the process runs another image by now. */
+int maps_memory_task(int procdir, pid_t agent_pid, pid_t *ret);
+
 /* Reasons to leave a whole process alone: NULL-terminated text in *ret, or *ret = NULL when
- * there is none. Real-time threads, a userfaultfd of its own (descriptors in procdir/fd,
- * `agent` pid is ours), another non-thread process sharing its memory (kcmp over its children;
- * agent_pid is ours). */
+ * there is none. Real-time threads, a userfaultfd of its own, another non-thread process
+ * sharing its memory (kcmp over its children; agent_pid is ours). `pid` is that of a thread
+ * which has the memory. */
 int maps_process_refusal(int procdir, pid_t pid, pid_t agent_pid, const char **ret);
 
 #endif

@@ -1,11 +1,14 @@
-/* The calls that liblarder.so interposes, all of them for what the kernel reports no event for
- * (DESIGN rules 7 and 12). Everything else of the program's goes straight to libc. */
+/* The calls that liblarder.so interposes: for what the kernel reports no event for (DESIGN
+ * rules 7 and 12), and for a program that begins to use userfaultfd itself (rule 11). Two more
+ * have files of their own. Everything else of the program's goes straight to libc. */
 #include "shim.h"
 #include "kernel.h"
 #include "link.h"
 #include "rawcall.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,14 +44,14 @@ int shim_give_back(const void *addr, size_t len)
 	if (!shim_page || len == 0 || from + size < from)
 		return -1;
 	struct link *link = shim_page->link;
-	if (link && atomic_load(&link->head.closed))
+	if (!link || atomic_load(&link->head.closed))
 		return -1;
-	if (!link) {
-		RAWCALL(SYS_madvise, from, size, MADV_POPULATE_READ, 0, 0, 0);
+	/* No system call on this way, for the program's seccomp filter may forbid any: whoever
+	 * waits for a place rings, and sleeps in the fault. */
+	while ((ticket = claim_request(link)) < 0 && !atomic_load(&link->head.closed))
+		*shim_page->bell = 1;
+	if (ticket < 0)
 		return -1;
-	}
-	while ((ticket = claim_request(link)) < 0)
-		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	struct link_request *q = &link->request[ticket];
 	q->op = LINK_GIVE_BACK;
 	q->addr = from;
@@ -59,7 +62,7 @@ int shim_give_back(const void *addr, size_t len)
 	 * when another one was just answered. */
 	while (atomic_load(&q->state) == LINK_POSTED && !atomic_load(&link->head.closed)) {
 		*shim_page->bell = 1;
-		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+		rawpause();
 	}
 	return ticket;
 }
@@ -82,12 +85,23 @@ static long call_given_back(const void *addr, size_t len, long nr, long a, long 
 	return shim_result(r);
 }
 
+/* Not before mlock: that brings the pages back itself, and may be allowed where madvise isn't.
+ */
+void shim_touch_in_child(const void *addr, size_t len)
+{
+	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
+
+	if (shim_page && !shim_page->link)
+		RAWCALL(SYS_madvise, from, (uintptr_t)addr + len - from, MADV_POPULATE_READ, 0,
+			0, 0);
+}
+
 EXPORT int madvise(void *addr, size_t len, int advice)
 {
-	if (advice == MADV_GUARD_INSTALL || advice == MADV_WIPEONFORK)
-		return (int)call_given_back(
-			addr, len, SYS_madvise, (long)addr, (long)len, advice);
-	return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
+	if (advice != MADV_GUARD_INSTALL && advice != MADV_WIPEONFORK)
+		return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
+	shim_touch_in_child(addr, len);
+	return (int)call_given_back(addr, len, SYS_madvise, (long)addr, (long)len, advice);
 }
 
 EXPORT int mlock(const void *addr, size_t len)
@@ -100,14 +114,72 @@ EXPORT int mlock2(const void *addr, size_t len, unsigned flags)
 	return (int)call_given_back(addr, len, SYS_mlock2, (long)addr, (long)len, flags);
 }
 
+void shim_unlock_own(void)
+{
+	struct link *link = shim_page ? shim_page->link : NULL;
+
+	if (!link)
+		return;
+	RAWCALL(SYS_munlock, shim_page->area, shim_page->area_bytes, 0, 0, 0, 0);
+	RAWCALL(SYS_munlock, link, sizeof(*link), 0, 0, 0, 0);
+	RAWCALL(SYS_munlock, shim_page, LINK_PAGE, 0, 0, 0, 0);
+	/* Pages that wait for their zap: the service may need them still (rule 9). Else nothing
+	 * is moved while all is given back, and what locking filled can go. */
+	if (!shim_page->staging || !shim_staging_unused(link))
+		return;
+	RAWCALL(SYS_madvise, shim_page->staging, sizeof(link->data), MADV_DONTNEED, 0, 0, 0);
+	RAWCALL(SYS_madvise, link->data, sizeof(link->data), MADV_REMOVE, 0, 0, 0);
+}
+
 EXPORT int mlockall(int flags)
 {
-	/* The whole lower half: every mapping that is registered. */
-	return (int)call_given_back(NULL, 1UL << 47, SYS_mlockall, flags, 0, 0);
+	int saved = errno;
+	int ticket = shim_give_back(NULL, SHIM_WHOLE_SPACE);
+	long r = RAWCALL(SYS_mlockall, flags, 0, 0, 0, 0, 0);
+
+	if (r == 0 && (flags & MCL_CURRENT))
+		shim_unlock_own();
+	shim_end(ticket);
+	errno = saved;
+	return (int)shim_result(r);
+}
+
+/* Other preloaded libraries replace ioctl too (v4l2convert, umockdev): through them. */
+static int (*next_ioctl)(int fd, unsigned long request, void *arg);
+
+static int call_next_ioctl(int fd, unsigned long request, void *arg)
+{
+	if (next_ioctl)
+		return next_ioctl(fd, request, arg);
+	return (int)shim_result(RAWCALL(SYS_ioctl, fd, request, arg, 0, 0, 0));
+}
+
+/* A program with a userfaultfd of its own is left alone (rule 11), but what was registered or
+ * out by then would make its calls fail: REGISTER with EBUSY, MOVE with ENOENT. So all of it
+ * comes back at the handshake, without which no userfaultfd does anything. An eviction under
+ * way may not have seen the new descriptor and register once more; hence the second try. */
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+	va_list ap;
+
+	va_start(ap, request);
+	void *arg = va_arg(ap, void *);
+	va_end(ap);
+	int ticket = request == UFFDIO_API ? shim_give_back(NULL, SHIM_WHOLE_SPACE) : -1;
+	int r = call_next_ioctl(fd, request, arg);
+	shim_end(ticket);
+	if (r < 0 && errno == EBUSY && request == UFFDIO_REGISTER) {
+		const struct uffdio_range *range = arg;
+		ticket = shim_give_back((const void *)(uintptr_t)range->start, range->len);
+		r = call_next_ioctl(fd, request, arg);
+		shim_end(ticket);
+	}
+	return r;
 }
 
 /* Runs before the program's own constructors when it is first in LD_PRELOAD. */
 __attribute__((constructor)) static void shim_start(void)
 {
+	next_ioctl = (int (*)(int, unsigned long, void *))dlsym(RTLD_NEXT, "ioctl");
 	shim_attach();
 }

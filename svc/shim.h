@@ -3,7 +3,9 @@
 #define LARDER_SHIM_H
 
 #include <stdint.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "link.h"
 
@@ -15,6 +17,11 @@
 struct shim_page {
 	struct link *link; /* NULL: no link in this process */
 	volatile uint8_t *bell;
+	uint8_t *staging; /* NULL: unmapped again, and so are the link's data slots */
+	/* Staging and all that lies around it: one range. */
+	uint8_t *area;
+	size_t area_bytes;
+	pid_t program; /* a vfork child has this page, and another pid */
 };
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. NULL:
@@ -26,10 +33,26 @@ extern struct shim_page *shim_page;
 void shim_attach(void);
 
 /* Has [addr, addr + len) put back and the mappings it touches unregistered, and keeps them so
- * until shim_end(ticket). Returns a ticket, or -1 when there is nothing to be done. In a forked
- * child, which has no link, the pages are brought back by touching them. errno is kept. */
+ * until shim_end(ticket). Returns a ticket, or -1 when there is nothing to be done, as in a
+ * forked child, which has no link. errno is kept. */
 int shim_give_back(const void *addr, size_t len);
 void shim_end(int ticket);
+
+/* What is registered is all below it. */
+#define SHIM_WHOLE_SPACE (1UL << 47)
+
+/* Is this program left alone, so that it doesn't feel ours in its limits? */
+bool shim_near_limit(void);
+
+/* No page is on its way out. It stays so while all is given back. */
+bool shim_staging_unused(const struct link *link);
+
+/* In a forked child, brings the pages back by touching them; elsewhere nothing. */
+void shim_touch_in_child(const void *addr, size_t len);
+
+/* After the program locked all of its memory, and what was ours with it. Everything of the
+ * program's was given back, and stays so meanwhile. */
+void shim_unlock_own(void);
 
 /* What a raw system call returned, as libc returns it. */
 long shim_result(long r);

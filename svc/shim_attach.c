@@ -7,6 +7,7 @@
 #include "rawcall.h"
 #include "shim.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -77,6 +79,45 @@ static bool kept_out(void)
 	return inherit && strcmp(inherit, "0") == 0 && !run_directly();
 }
 
+/* Takes the shim out of a list as LD_PRELOAD has it, in place. */
+static void leave_list(char *list)
+{
+	Dl_info self;
+	size_t n;
+
+	if (!dladdr(&shim_page, &self) || !self.dli_fname)
+		return;
+	for (char *at = list; *at; at += n + (at[n] != '\0')) {
+		n = strcspn(at, ": ");
+		if (n != strlen(self.dli_fname) || strncmp(at, self.dli_fname, n) != 0)
+			continue;
+		const char *rest = at + n + (at[n] != '\0');
+		memmove(at, rest, strlen(rest) + 1);
+		if (!*at && at > list)
+			at[-1] = '\0'; /* the separator */
+		return;
+	}
+}
+
+/* With --no-inherit, what the program executes is to find nothing of ours: where the shim's
+ * file can't be found, as in another root, ld.so would say so in each. */
+static void leave_environment(void)
+{
+	const char *inherit = secure_getenv("LARDER_INHERIT");
+	char *preload = secure_getenv("LD_PRELOAD");
+
+	if (!inherit || strcmp(inherit, "0") != 0 || !run_directly())
+		return;
+	if (preload) {
+		leave_list(preload);
+		if (!*preload)
+			unsetenv("LD_PRELOAD");
+	}
+	unsetenv("LARDER_RUN_PID");
+	unsetenv("LARDER_POLICY");
+	unsetenv("LARDER_INHERIT");
+}
+
 static int send_hello(int socket_fd)
 {
 	struct message_hello hello = {
@@ -118,19 +159,6 @@ static int receive_welcome(int socket_fd, int *fds)
 	for (size_t i = 0; i < count; i++)
 		close(fds[i]);
 	return -1;
-}
-
-static bool near_limit(void)
-{
-	static const enum __rlimit_resource kinds[] = {RLIMIT_AS, RLIMIT_DATA};
-
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		struct rlimit limit;
-		if (getrlimit(kinds[i], &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-			limit.rlim_cur < SHIM_LIMIT_MARGIN)
-			return true;
-	}
-	return false;
 }
 
 /*   base                                  2 MiB aligned
@@ -216,6 +244,46 @@ static int exec_pipe(int *ret_read, int *ret_write)
 	return 0;
 }
 
+enum {
+	/* Of the agent's stack, which it shares with its midwife for a moment. */
+	MIDWIFE_STACK_BYTES = AGENT_STACK_BYTES / 2,
+	/* A debugger that follows children has nothing to follow here. */
+	AGENT_FLAGS = CLONE_VM | CLONE_UNTRACED,
+};
+
+static int midwife_main(void *arg)
+{
+	struct agent *a = arg;
+
+	a->pid = clone(agent_main, (uint8_t *)a + AGENT_STACK_BYTES, AGENT_FLAGS, a);
+	return 0;
+}
+
+/* Is it the one that orphans are given to? Then they would be seen as children for certain. */
+static bool adopts_orphans(void)
+{
+	int subreaper = 0;
+
+	return getpid() == 1 || (prctl(PR_GET_CHILD_SUBREAPER, &subreaper) == 0 && subreaper);
+}
+
+/* The agent is an orphan from birth: a child, though of a kind that no plain wait(2) sees,
+ * would be counted in /proc and by ps, and waited for with __WALL (rule 12). */
+static pid_t agent_birth(struct agent *a)
+{
+	uint8_t *foot = (uint8_t *)a;
+
+	if (adopts_orphans())
+		return clone(agent_main, foot + AGENT_STACK_BYTES, AGENT_FLAGS, a);
+	/* We go on only when the midwife has exited, so it may use this thread's TLS. */
+	pid_t midwife =
+		clone(midwife_main, foot + MIDWIFE_STACK_BYTES, AGENT_FLAGS | CLONE_VFORK, a);
+	if (midwife < 0)
+		return -1;
+	waitpid(midwife, NULL, (int)__WCLONE);
+	return a->pid;
+}
+
 static pid_t agent_start(const struct area *area, struct link *l, int uffd, int socket_fd,
 	int doorbell, int pipe_read)
 {
@@ -233,7 +301,7 @@ static pid_t agent_start(const struct area *area, struct link *l, int uffd, int 
 	/* Blocked before it is born, real-time signals 32 and 33 included: it inherits the mask
 	 * and must never run one of the program's handlers. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
-	pid_t pid = clone(agent_main, area->stack + AGENT_STACK_BYTES, CLONE_VM, a);
+	pid_t pid = agent_birth(a);
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before));
 	return pid;
 }
@@ -251,7 +319,12 @@ static void take_over(int socket_fd, const int *fds)
 	if (exec_pipe(&pipe_read, &pipe_write) < 0)
 		goto no_agent;
 	if (agent_start(&area, l, uffd, socket_fd, fds[WELCOME_FD_DOORBELL], pipe_read) > 0) {
-		*page = (struct shim_page){.link = l, .bell = area.bell};
+		*page = (struct shim_page){.link = l,
+			.bell = area.bell,
+			.staging = area.staging,
+			.area = area.base,
+			.area_bytes = AREA_BYTES,
+			.program = getpid()};
 		shim_page = page;
 		goto out;
 	}
@@ -270,8 +343,9 @@ out:
 		close(uffd); /* the agent has its own; a forked child must not have one */
 }
 
-/* Agents of images that this process ran before its last exec. They are its children still,
- * with exit signal 0: no wait of the program's sees them, so none would ever be reaped. */
+/* Agents of images that this process ran before its last exec, where they are its children:
+ * with exit signal 0, so that no wait of the program's sees them and none would ever be reaped.
+ */
 static void reap_agents(void)
 {
 	while (waitpid(-1, NULL, (int)__WCLONE | WNOHANG) > 0)
@@ -281,7 +355,7 @@ static void reap_agents(void)
 void shim_attach(void)
 {
 	int saved = errno, fds[WELCOME_FDS];
-	int socket_fd = near_limit() || kept_out() ? -1 : connect_service();
+	int socket_fd = shim_near_limit() || kept_out() ? -1 : connect_service();
 
 	if (socket_fd >= 0) {
 		if (send_hello(socket_fd) == 0 && receive_welcome(socket_fd, fds) == 0) {
@@ -292,5 +366,6 @@ void shim_attach(void)
 		close(socket_fd);
 	}
 	reap_agents();
+	leave_environment();
 	errno = saved;
 }

@@ -151,6 +151,7 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 		return r;
 	/* Perhaps a part of the range is registered, and nothing else keeps it apart. */
 	int ticket = shim_give_back((const void *)old, old_len);
+	shim_touch_in_child((const void *)old, old_len);
 	r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	shim_end(ticket);
 	if (r == -EFAULT && could_be_one(old, whole_pages(old_len)))

@@ -115,6 +115,15 @@ static int walk_tasks(int procdir, task_fn *fn, void *arg)
 	return r;
 }
 
+static int walk_for(int procdir, task_fn *fn, void *arg)
+{
+	int r = -EAGAIN;
+
+	for (unsigned i = 0; i < WALK_TRIES && r == -EAGAIN; i++)
+		r = walk_tasks(procdir, fn, arg);
+	return r;
+}
+
 /* ---- files of one thread ---- */
 
 /* Reads all of task/TID/NAME, which must be shorter than `size`, as a string. -ESRCH: gone. */
@@ -288,6 +297,34 @@ int maps_threads_quiet(int procdir, bool *ret)
 	return 0;
 }
 
+/* ---- a thread that has the memory ---- */
+
+struct sought {
+	pid_t agent_pid, found;
+};
+
+static int has_agents_memory(void *arg, int tasks, pid_t tid)
+{
+	struct sought *s = arg;
+	(void)tasks;
+	long r = syscall(SYS_kcmp, tid, s->agent_pid, KCMP_VM, 0, 0);
+
+	if (r < 0)
+		return -errno;
+	s->found = tid;
+	return r == 0;
+}
+
+int maps_memory_task(int procdir, pid_t agent_pid, pid_t *ret)
+{
+	struct sought s = {.agent_pid = agent_pid};
+	int r = walk_for(procdir, has_agents_memory, &s);
+
+	if (r > 0)
+		*ret = s.found;
+	return r > 0 ? 0 : r == 0 ? -ENOENT : r;
+}
+
 /* ---- the process as a whole ---- */
 
 struct process {
@@ -402,14 +439,16 @@ static int has_sharer(void *arg, int tasks, pid_t tid)
 	return -EAGAIN;
 }
 
-/* 1: there is a userfaultfd among the descriptors. 0: none. */
-static int has_userfaultfd(int procdir)
+/* 1: there is a userfaultfd among this thread's descriptors. 0: none. */
+static int has_userfaultfd(int procdir, pid_t tid)
 {
 	static const char wanted[] = "anon_inode:[userfaultfd]";
-	char name[16], target[sizeof(wanted)];
+	char name[64], target[sizeof(wanted)];
 	DIR *dir;
-	int number, r = open_dir(procdir, "fd", &dir);
+	int number, r;
 
+	snprintf(name, sizeof(name), "task/%d/fd", (int)tid);
+	r = open_dir(procdir, name, &dir);
 	if (r < 0)
 		return r;
 	while ((r = next_number(dir, &number)) > 0) {
@@ -419,15 +458,6 @@ static int has_userfaultfd(int procdir)
 			break;
 	}
 	closedir(dir);
-	return r;
-}
-
-static int walk_for(int procdir, task_fn *fn, void *arg)
-{
-	int r = -EAGAIN;
-
-	for (unsigned i = 0; i < WALK_TRIES && r == -EAGAIN; i++)
-		r = walk_tasks(procdir, fn, arg);
 	return r;
 }
 
@@ -441,7 +471,7 @@ int maps_process_refusal(int procdir, pid_t pid, pid_t agent_pid, const char **r
 
 	if (r > 0)
 		refusal = "has a real-time thread";
-	if (r == 0 && (r = has_userfaultfd(procdir)) > 0)
+	if (r == 0 && (r = has_userfaultfd(procdir, pid)) > 0)
 		refusal = "has a userfaultfd of its own";
 	if (r == 0 && (r = walk_for(procdir, has_sharer, &p)) > 0)
 		refusal = "shares its memory with another process";

@@ -5,6 +5,7 @@
 #include "evictor.h"
 #include "http.h"
 #include "log.h"
+#include "maps.h"
 #include "order.h"
 #include "pagemap.h"
 #include "policy.h"
@@ -165,7 +166,11 @@ static bool is_gone(const struct client *c)
  * one too, and a forked child that holds the pipe prevents it. */
 static void end_if_execed(struct client *c)
 {
-	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0)
+	pid_t task;
+
+	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0 &&
+		/* A leader that has exited has no memory; its threads go on. */
+		maps_memory_task(c->procdir, c->agent_pid, &task) == -ENOENT)
 		order_exit(c->link, c->doorbell);
 }
 
@@ -178,8 +183,8 @@ static bool drop_if_gone(struct worker *w, struct client *c)
 	return true;
 }
 
-/* Does anything need the timer: children without a pidfd, or a client that is on its way out?
- */
+/* Does anything need the timer? Any client does: those without a pidfd, those on their way out,
+ * and all others because an exec after closefrom(3) is told by nobody. */
 static bool sweep(struct worker *w)
 {
 	struct client **client;
@@ -190,11 +195,11 @@ static bool sweep(struct worker *w)
 		return true;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
-		bool gone = drop_if_gone(w, c);
-		if (!gone && (c->pidfd < 0 || c->agent_pid == 0))
+		if (!drop_if_gone(w, c)) {
 			again = true;
-		else if (!gone)
-			end_if_execed(c);
+			if (c->pidfd >= 0 && c->agent_pid != 0)
+				end_if_execed(c);
+		}
 		client_unref(c);
 	}
 	free(client);

@@ -61,7 +61,8 @@ static void write_threads(struct machine *m)
 	write_own(m, name, call, sizeof(call) - 1);
 	snprintf(name, sizeof(name), "task/%d/children", (int)getpid());
 	write_own(m, name, "", 0);
-	OWN(m, "fd/none", "");
+	snprintf(name, sizeof(name), "task/%d/fd/none", (int)getpid());
+	write_own(m, name, "", 0);
 }
 
 /* The environment that larder run leaves, with more behind it; text holds NULs. */
@@ -337,7 +338,7 @@ static void one_with_a_userfaultfd(void **state)
 	struct machine m;
 
 	process_init(&m, true);
-	snprintf(path, sizeof(path), "/proc/%d/fd/5", (int)getpid());
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/fd/5", (int)getpid(), (int)getpid());
 	machine_link(&m, path, "anon_inode:[userfaultfd]");
 	doctor_process(&m.d);
 	expect_finding(&m.d, DOCTOR_FAIL, "threads", "has a userfaultfd of its own");

@@ -319,7 +319,8 @@ static void write_children(struct fake_proc *f, const struct children_case *c)
 		c->call, (unsigned long long)c->first);
 	snprintf(name, sizeof(name), "task/%d/syscall", (int)getpid());
 	fake_proc_write(f, name, text);
-	fake_proc_write(f, "fd/none", "");
+	snprintf(name, sizeof(name), "task/%d/fd/none", (int)getpid());
+	fake_proc_write(f, name, "");
 }
 
 static void children_by_text(void **state)
