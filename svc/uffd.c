@@ -120,7 +120,13 @@ int uffd_registered(int fd, uint64_t addr)
 	struct uffdio_copy nothing = {.dst = addr, .src = 0, .len = PAGE_SIZE};
 	int r = call(fd, UFFDIO_COPY, &nothing);
 
-	return r == -EFAULT ? 1 : r == -ENOENT ? 0 : r;
+	if (r == -EFAULT)
+		return 1;
+	/* The kernel looks at the fence, waits for the address space, and then looks for the
+	 * mapping: one that was moved away meanwhile is ENOENT too. Its fence is still up. */
+	if (r == -ENOENT)
+		return uffd_fence_up(fd) ? -EAGAIN : 0;
+	return r;
 }
 
 bool uffd_alive(int fd)

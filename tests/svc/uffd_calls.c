@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,6 +126,82 @@ static void registered_is_told_without_a_trace(void **state)
 	assert_int_equal(seen[1], PAGE_NONE);
 }
 
+/* ---- asked while mappings move ---- */
+
+enum {
+	MOVES = 3000,
+	MOVED_BYTES = 4 << 20, /* takes long enough to be met */
+};
+
+struct mover {
+	uint8_t *place[2];
+	atomic_bool done;
+};
+
+static void *move_to_and_fro(void *arg)
+{
+	struct mover *m = arg;
+
+	for (unsigned i = 0; i < MOVES; i++)
+		if (mremap(m->place[i % 2], MOVED_BYTES, MOVED_BYTES,
+			    MREMAP_MAYMOVE | MREMAP_FIXED, m->place[!(i % 2)]) == MAP_FAILED)
+			abort();
+	atomic_store(&m->done, true);
+	return NULL;
+}
+
+/* To the first or the last CPU that we may run on: the two threads are to meet. */
+static void pin(pthread_t thread, bool last)
+{
+	cpu_set_t allowed, one;
+	size_t at = CPU_SETSIZE;
+
+	sched_getaffinity(0, sizeof(allowed), &allowed);
+	for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &allowed) && (at == CPU_SETSIZE || last))
+			at = cpu;
+	CPU_ZERO(&one);
+	CPU_SET(at, &one);
+	pthread_setaffinity_np(thread, sizeof(one), &one);
+}
+
+/* Where the events that were read say that the mapping is, it either is, or its move can't have
+ * been told of yet: never a plain no. */
+static void registered_is_never_denied_to_what_moves(void **state)
+{
+	struct area *a = *state;
+	uint8_t *room =
+		mmap(NULL, 3 * MOVED_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* A page more: so the page tables can't be moved whole. */
+	struct mover m = {.place = {room, room + MOVED_BYTES + PAGE_SIZE}};
+	uint64_t done, at = (uintptr_t)room;
+	struct uffd_msg msg;
+	pthread_t thread;
+	unsigned denied = 0;
+
+	munmap(room + MOVED_BYTES, 2 * MOVED_BYTES);
+	mprotect(room, MOVED_BYTES, PROT_READ | PROT_WRITE);
+	assert_int_equal(
+		uffd_register(a->uffd, at, MOVED_BYTES, UFFDIO_REGISTER_MODE_MISSING), 0);
+	assert_int_equal(uffd_zero(a->uffd, at, MOVED_BYTES, &done), 0);
+	pthread_create(&thread, NULL, move_to_and_fro, &m);
+	cpu_set_t before;
+	pthread_getaffinity_np(pthread_self(), sizeof(before), &before);
+	pin(thread, true);
+	pin(pthread_self(), false);
+	while (!atomic_load(&m.done)) {
+		denied += uffd_registered(a->uffd, at) == 0;
+		if (read(a->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+			msg.event == UFFD_EVENT_REMAP)
+			at = msg.arg.remap.to;
+	}
+	pthread_join(thread, NULL);
+	pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	uffd_unregister(a->uffd, at, MOVED_BYTES);
+	munmap((void *)(uintptr_t)at, MOVED_BYTES);
+	assert_int_equal(denied, 0);
+}
+
 static void *discard(void *memory)
 {
 	madvise(memory, PAGE_SIZE, MADV_DONTNEED);
@@ -237,6 +315,7 @@ int main(void)
 		T(copy_stops_where_a_page_exists),
 		T(copy_to_nowhere_is_enoent),
 		T(registered_is_told_without_a_trace),
+		T(registered_is_never_denied_to_what_moves),
 		T(fence_is_up_while_an_event_is_unread),
 		T(presence_tells_pages_holes_and_guards_apart),
 		T(only_a_userfaultfd_is_one),
