@@ -236,19 +236,22 @@ static void agent_wait(const struct agent *a, struct pollfd *fds)
 
 int agent_main(void *arg)
 {
-	const struct agent *a = arg;
-	int pidfd = (int)RAWCALL(SYS_pidfd_open, a->program, 0, 0, 0, 0, 0);
-	int keep[KEPT_FDS] = {a->uffd, a->socket, a->doorbell, a->exec_pipe, pidfd};
+	struct agent *a = arg;
+
+	a->pidfd = (int)RAWCALL(SYS_pidfd_open, a->program, 0, 0, 0, 0, 0);
+	int keep[KEPT_FDS] = {a->uffd, a->socket, a->doorbell, a->exec_pipe, a->pidfd};
 
 	close_others(keep, KEPT_FDS);
 	/* Signals to the program's process group or terminal aren't for us. */
 	RAWCALL(SYS_setsid, 0, 0, 0, 0, 0, 0);
 	RAWCALL(SYS_prctl, PR_SET_NAME, "larder-agent", 0, 0, 0, 0);
+	if (a->pidfd < 0 || (a->join && agent_join(a) < 0))
+		agent_exit();
 	drop_privilege();
-	if (pidfd < 0 || send_ready(a) < 0 || install_filter(a) < 0)
+	if ((!a->join && send_ready(a) < 0) || install_filter(a) < 0)
 		agent_exit();
 
-	struct pollfd fds[KEPT_FDS - 1] = {{a->doorbell, POLLIN, 0}, {pidfd, POLLIN, 0},
+	struct pollfd fds[KEPT_FDS - 1] = {{a->doorbell, POLLIN, 0}, {a->pidfd, POLLIN, 0},
 		{a->exec_pipe, 0, 0}, {a->socket, 0, 0}};
 	for (;;) {
 		agent_wait(a, fds);

@@ -12,6 +12,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* A ticket of a call that found no link. */
+enum { UNLINKED = -2 };
+
 long shim_result(long r)
 {
 	if (r < 0 && r > -4096) {
@@ -40,13 +43,17 @@ int shim_give_back(const void *addr, size_t len)
 
 	if (!shim_page || len == 0 || from + size < from)
 		return -1;
+	/* Counted before looking: an agent that comes meanwhile waits for the end of our call.
+	 */
+	atomic_fetch_add(&shim_page->unlinked_calls, 1);
 	struct link *link = shim_page->link;
-	if (link && atomic_load(&link->head.closed))
-		return -1;
 	if (!link) {
 		RAWCALL(SYS_madvise, from, size, MADV_POPULATE_READ, 0, 0, 0);
-		return -1;
+		return UNLINKED;
 	}
+	atomic_fetch_sub(&shim_page->unlinked_calls, 1);
+	if (atomic_load(&link->head.closed))
+		return -1;
 	while ((ticket = claim_request(link)) < 0)
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	struct link_request *q = &link->request[ticket];
@@ -66,7 +73,9 @@ int shim_give_back(const void *addr, size_t len)
 
 void shim_end(int ticket)
 {
-	if (ticket >= 0)
+	if (ticket == UNLINKED)
+		atomic_fetch_sub(&shim_page->unlinked_calls, 1);
+	else if (ticket >= 0)
 		atomic_store(&shim_page->link->request[ticket].state, LINK_FREE);
 }
 

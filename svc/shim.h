@@ -13,8 +13,10 @@
  * at their addresses by then. So the page that names them is MADV_WIPEONFORK: it reads as zeros
  * in a child, however that was made, and as it is in whoever shares the memory (vfork). */
 struct shim_page {
-	struct link *link; /* NULL: no link in this process */
+	struct link *_Atomic link; /* NULL: no link in this process */
 	volatile uint8_t *bell;
+	/* Calls that found no link and do without: an agent that comes late waits for them. */
+	_Atomic uint32_t unlinked_calls;
 };
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. NULL:

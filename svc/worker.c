@@ -108,15 +108,25 @@ void worker_publish_client(struct worker *w, struct client *c)
 	worker_table_add(w, c);
 
 	int r = readers_add(w->readers, c);
-	if (r == 0 && c->socket >= 0)
+	if (r < 0)
+		log_error("client %d: can't be served: %s (fs.epoll.max_user_watches?)",
+			(int)c->pid, strerror(-r));
+	worker_watch_client(w, c);
+	client_unref(c);
+	worker_kick(w); /* the sweep's timer may be needed now */
+}
+
+void worker_watch_client(struct worker *w, struct client *c)
+{
+	int r = 0;
+
+	if (c->socket >= 0)
 		r = watch(w, c->socket, EPOLLIN, source(SOURCE_AGENT, c->id));
 	if (r == 0 && c->pidfd >= 0)
 		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
-	client_unref(c);
-	worker_kick(w); /* the sweep's timer may be needed now */
 }
 
 void worker_drop_client(struct worker *w, struct client *c)

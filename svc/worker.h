@@ -76,6 +76,8 @@ void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
  */
 struct client *worker_new_client(struct worker *w, int uffd);
 void worker_publish_client(struct worker *w, struct client *c);
+/* Its agent and its process, as far as it has them. */
+void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
