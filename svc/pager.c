@@ -23,6 +23,7 @@ enum {
 	/* Faults that are put off by waking them come back at once: not for ever in one go. */
 	READS_MAX = 1000,
 	RETRY_NS = 1000000,
+	ALARM_NS = 100000000,
 	/* A COPY that finds no room in the client's memory limits has cost 10 ms of looking for
 	   some. */
 	RETRY_STARVED_NS = 20000000,
@@ -48,6 +49,8 @@ void pager_done(struct pager *p)
 		qsbr_quit(&p->worker->qsbr, p->qsbr);
 	store_scratch_free(p->scratch);
 	free(p->buffer);
+	if (p->has_alarm)
+		timer_delete(p->alarm);
 	memset(p, 0, sizeof(*p));
 }
 
@@ -321,6 +324,51 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 	c->clock++;
 }
 
+/* A program that made its userfaultfd wait for us: nothing but harm can be meant. */
+static void end_hostile(struct client *c)
+{
+	c->failed = true;
+	log_error("client %d (%s): its userfaultfd was made to block the service; it is killed",
+		(int)c->pid, c->exe);
+	if (c->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+}
+
+static void set_alarm(struct pager *p, long ns)
+{
+	const struct itimerspec in = {.it_value.tv_nsec = ns};
+
+	if (!p->has_alarm) {
+		struct sigevent e = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
+		e._sigev_un._tid = gettid();
+		p->has_alarm = timer_create(CLOCK_MONOTONIC, &e, &p->alarm) == 0;
+	}
+	if (p->has_alarm)
+		timer_settime(p->alarm, 0, &in, NULL);
+}
+
+/* A forked child's open file doesn't take RWF_NOWAIT, and once it has an agent it has the file
+ * too, and can clear its O_NONBLOCK between any two calls of ours. So a read that waits is
+ * interrupted.
+ */
+static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t size)
+{
+	bool shared = c->agent_pid != 0;
+
+	if (shared) {
+		fcntl(c->uffd, F_SETFL, O_NONBLOCK);
+		set_alarm(p, ALARM_NS);
+	}
+	ssize_t n = read(c->uffd, to, size);
+	int error = errno;
+	if (shared)
+		set_alarm(p, 0);
+	if (n < 0 && error == EINTR)
+		end_hostile(c);
+	errno = error;
+	return n;
+}
+
 /* Reads once. Returns the number of messages, 0 when there are none. */
 static int read_some(struct pager *p, struct client *c)
 {
@@ -329,9 +377,9 @@ static int read_some(struct pager *p, struct client *c)
 	ssize_t n;
 
 	/* O_NONBLOCK is a flag of the open file, which an attached client has too: it can't be
-	 * relied on. A forked child's file is ours alone, and doesn't take RWF_NOWAIT. */
+	 * relied on. */
 	if (c->parent)
-		n = read(c->uffd, msg, sizeof(msg));
+		n = read_forked(p, c, msg, sizeof(msg));
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 	/* A FORK stays queued, and its client waits, until there is room. */

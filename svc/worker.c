@@ -433,6 +433,11 @@ static void loop_run(struct worker *w)
 
 /* ---- start and end ---- */
 
+static void do_nothing(int signal)
+{
+	(void)signal;
+}
+
 static int open_loop(struct worker *w)
 {
 	sigset_t set;
@@ -445,6 +450,9 @@ static int open_loop(struct worker *w)
 	/* Before any thread starts, so that all inherit it. */
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Interrupts a read, and nothing else (pager.c). */
+	struct sigaction alarm = {.sa_handler = do_nothing};
+	sigaction(SIGUSR1, &alarm, NULL);
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
