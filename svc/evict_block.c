@@ -14,6 +14,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "points.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -98,7 +99,9 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	for (unsigned i = run.first; i < run.first + run.count; i++)
 		if (!movable(c, (b->number << BLOCK_SHIFT) + i * PAGE_SIZE))
 			return -EAGAIN;
+	point(POINT_move);
 	r = order_move(c, b->number, run.first, run.count, &done);
+	point(POINT_moved);
 	if (r == -EIO) {
 		/* Pages lie in staging where nobody can read them now. Zeros would be a lie. */
 		c->failed = true;
@@ -343,12 +346,14 @@ static int store_batch(
 
 	if (b->count == 0)
 		return 0;
+	point(POINT_hold);
 	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
 	unsigned packed = packed_pages(b);
 	if (packed < b->count)
 		r = -ENOSPC;
 	if (packed > 0) {
 		int e = indexer_flush(p, b->owner, b);
+		point(POINT_commit);
 		if (e < 0) {
 			drop_blobs(b);
 			packed = 0;
@@ -428,6 +433,7 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 	/* Until then the slots hold what the link is served from. */
 	if (!evict_finish(p, b))
 		return -EBUSY;
+	point(POINT_zap);
 	return c->staging_used && order_zap(c) < 0 ? -ETIME : r;
 }
 

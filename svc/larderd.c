@@ -1,6 +1,7 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
 #include "log.h"
+#include "points.h"
 #include "probe.h"
 #include "worker.h"
 
@@ -89,6 +90,11 @@ int main(int argc, char **argv)
 	log_setup(LOG_INFO);
 	if (parse(argc, argv, &o) < 0) {
 		usage(stderr);
+		return 2;
+	}
+	char message[256];
+	if (points_choose(getenv("LARDER_POINTS"), message, sizeof(message)) < 0) {
+		log_error("%s", message);
 		return 2;
 	}
 	if (!o.config_path && access(DEFAULT_CONFIG, F_OK) == 0)

@@ -2,6 +2,7 @@
 #include "batch.h"
 #include "log.h"
 #include "pagemap.h"
+#include "points.h"
 #include "restorer.h"
 #include "settle.h"
 #include "uffd.h"
@@ -149,6 +150,7 @@ int pager_restore(
 	}
 	if (n == 0)
 		return *ret_pages = 0, r;
+	point(POINT_fetch);
 	r = uffd_copy(c->uffd, addr, p->buffer, n * PAGE_SIZE, &done);
 	if (r == -EEXIST) {
 		/* It is there, though recorded as out. What the client has, wins (rule 10). */
@@ -281,6 +283,7 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 
 	/* Inherited from how the client made the first one. */
 	fcntl(ufd, F_SETFL, O_NONBLOCK);
+	point(POINT_fork);
 	child->parent = c->id;
 	child->uid = c->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
@@ -322,6 +325,7 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 		break;
 	}
 	c->clock++;
+	point(POINT_apply);
 }
 
 /* A program that made its userfaultfd wait for us: nothing but harm can be meant. */
@@ -387,6 +391,7 @@ static int read_some(struct pager *p, struct client *c)
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR || c->fork_waits ? 0 : -errno;
 	int count = (int)((size_t)n / sizeof(msg[0]));
+	point(POINT_read);
 	for (int i = 0; i < count; i++)
 		apply(p, c, &msg[i]);
 	return count;
