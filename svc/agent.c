@@ -78,13 +78,16 @@ static int install_filter(const struct agent *a)
 /* The accumulator holds the call number before and, when this falls through, after. */
 #define ALLOW_ARG(nr, arg, value)                                                              \
 	IF_NOT_SKIP(nr, 4), LOAD(args[arg]), IF_NOT_SKIP(value, 1), ALLOW, DENY
+#define ALLOW_ARG_EITHER(nr, arg, a, b)                                                        \
+	IF_NOT_SKIP(nr, 5), LOAD(args[arg]), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (a), 1, 0),   \
+		IF_NOT_SKIP(b, 1), ALLOW, DENY
 	struct sock_filter code[] = {
 		LOAD(arch),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AGENT_ARCH, 1, 0),
 		DENY,
 		LOAD(nr),
 		ALLOW_ARG(SYS_ioctl, 1, UFFDIO_MOVE),
-		ALLOW_ARG(SYS_madvise, 2, MADV_DONTNEED),
+		ALLOW_ARG_EITHER(SYS_madvise, 2, MADV_DONTNEED, MADV_POPULATE_WRITE),
 		ALLOW_ARG(SYS_read, 0, a->doorbell),
 		ALLOW_ARG(SYS_write, 0, a->socket),
 		ALLOW_ARG(SYS_futex, 1, FUTEX_WAKE),
@@ -182,6 +185,9 @@ static void execute(const struct agent *a)
 		head->error =
 			(int32_t)RAWCALL(SYS_madvise, a->staging + (uint64_t)slot * LINK_PAGE,
 				(uint64_t)pages * LINK_PAGE, MADV_DONTNEED, 0, 0, 0);
+	else if (op == LINK_UNSHARE)
+		head->error = (int32_t)RAWCALL(SYS_madvise, head->addr,
+			(uint64_t)pages * LINK_PAGE, MADV_POPULATE_WRITE, 0, 0, 0);
 	else
 		head->error = -EINVAL;
 }
@@ -230,19 +236,22 @@ static void agent_wait(const struct agent *a, struct pollfd *fds)
 
 int agent_main(void *arg)
 {
-	const struct agent *a = arg;
-	int pidfd = (int)RAWCALL(SYS_pidfd_open, a->program, 0, 0, 0, 0, 0);
-	int keep[KEPT_FDS] = {a->uffd, a->socket, a->doorbell, a->exec_pipe, pidfd};
+	struct agent *a = arg;
+
+	a->pidfd = (int)RAWCALL(SYS_pidfd_open, a->program, 0, 0, 0, 0, 0);
+	int keep[KEPT_FDS] = {a->uffd, a->socket, a->doorbell, a->exec_pipe, a->pidfd};
 
 	close_others(keep, KEPT_FDS);
 	/* Signals to the program's process group or terminal aren't for us. */
 	RAWCALL(SYS_setsid, 0, 0, 0, 0, 0, 0);
 	RAWCALL(SYS_prctl, PR_SET_NAME, "larder-agent", 0, 0, 0, 0);
+	if (a->pidfd < 0 || (a->join && agent_join(a) < 0))
+		agent_exit();
 	drop_privilege();
-	if (pidfd < 0 || send_ready(a) < 0 || install_filter(a) < 0)
+	if ((!a->join && send_ready(a) < 0) || install_filter(a) < 0)
 		agent_exit();
 
-	struct pollfd fds[KEPT_FDS - 1] = {{a->doorbell, POLLIN, 0}, {pidfd, POLLIN, 0},
+	struct pollfd fds[KEPT_FDS - 1] = {{a->doorbell, POLLIN, 0}, {a->pidfd, POLLIN, 0},
 		{a->exec_pipe, 0, 0}, {a->socket, 0, 0}};
 	for (;;) {
 		agent_wait(a, fds);

@@ -3,6 +3,7 @@
 #include "cleanup.h"
 #include "client.h"
 #include "closer.h"
+#include "join.h"
 #include "log.h"
 #include "order.h"
 #include "pagemap.h"
@@ -40,6 +41,8 @@ struct attachment {
 	char policy[64];
 	uint64_t min_age_ms;
 	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
+	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
+	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
 };
 
 int attach_fd(const struct attachment *a)
@@ -74,10 +77,26 @@ static bool process_alive(int pidfd)
 	return poll(&p, 1, 0) == 0;
 }
 
+static bool shares_memory(pid_t a, pid_t b)
+{
+	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
+}
+
+static int open_process(struct attachment *a)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d", (int)a->peer.pid);
+	a->procdir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (a->procdir < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	/* Alive after the directory was opened: it is the same process. */
+	return process_alive(a->pidfd) ? 0 : -ESRCH;
+}
+
 static int identify(struct attachment *a)
 {
 	socklen_t len = sizeof(a->peer);
-	char path[32];
 
 	if (getsockopt(a->socket, SOL_SOCKET, SO_PEERCRED, &a->peer, &len) < 0)
 		return -errno;
@@ -86,12 +105,7 @@ static int identify(struct attachment *a)
 		return -errno;
 	if (a->peer.pid <= 0)
 		return -ESRCH; /* from a pid namespace that we can't see into */
-	snprintf(path, sizeof(path), "/proc/%d", (int)a->peer.pid);
-	a->procdir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (a->procdir < 0)
-		return errno == ENOENT ? -ESRCH : -errno;
-	/* Alive after the directory was opened: it is the same process. */
-	return process_alive(a->pidfd) ? 0 : -ESRCH;
+	return open_process(a);
 }
 
 static bool may_attach(struct worker *w, struct attachment *a)
@@ -198,7 +212,7 @@ static int choose_policy(
 	} else {
 		snprintf(a->policy, sizeof(a->policy), "%s", p->name);
 		a->min_age_ms = p->min_age_ms;
-		if (a->min_age_ms > 0 && (hello->flags & HELLO_INHERITED))
+		if (a->min_age_ms > 0 && hello->flags == HELLO_INHERITED)
 			a->brief_key = brief_key(a->exe, a->policy, a->peer.uid);
 	}
 	pthread_mutex_unlock(&w->config_lock);
@@ -235,9 +249,10 @@ static int link_new(struct attachment *a)
 
 static int send_welcome(struct worker *w, const struct attachment *a)
 {
-	struct message_welcome welcome = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME}};
-	struct iovec iov = {&welcome, sizeof(welcome)};
+	const struct message_welcome welcome = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME},
+		.bell_page = (uint32_t)(a->bell_at / LINK_PAGE)};
+	struct iovec iov = {(void *)(uintptr_t)&welcome, sizeof(welcome)};
 	const int fds[WELCOME_FDS] = {[WELCOME_FD_DEVICE] = w->device,
 		[WELCOME_FD_LINK] = a->link_fd,
 		[WELCOME_FD_DOORBELL] = a->bell_read};
@@ -276,9 +291,28 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 	/* From here on the kernel says who sends: the agent, by its number in our namespace. */
 	if (setsockopt(a->socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
 		return -errno;
+	if (a->agent && join_expected(w))
+		a->bell_at = (uint64_t)join_random_page() * LINK_PAGE;
 	r = send_welcome(w, a);
 	close(steal_fd(&a->bell_read));
 	return r;
+}
+
+/* A forked child's agent connected: it is the program that counts. That both have one memory is
+ * the kernel's word, whoever passed whichever pidfd. */
+static int identify_forked(struct attachment *a, int pidfd)
+{
+	pid_t pid = join_pid_of(pidfd);
+
+	close(a->pidfd);
+	a->pidfd = pidfd;
+	if (pid < 0)
+		return pid;
+	a->agent = a->peer.pid;
+	a->peer.pid = pid;
+	close(steal_fd(&a->procdir));
+	int r = open_process(a);
+	return r == 0 && !shares_memory(pid, a->agent) ? -ESRCH : r;
 }
 
 /* ---- READY ---- */
@@ -289,67 +323,62 @@ static int open_at(int dir, const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-static bool shares_memory(pid_t a, pid_t b)
-{
-	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
-}
-
-/* Proof by the kernel that this uffd is about the memory of the process that connected: what we
- * do through the one shows in the page table of the other. A client could pass any uffd that it
- * got hold of, and thread ids in events mean nothing across pid namespaces (rule 13). */
-static int prove_memory(const struct client *c)
-{
-	uint64_t word;
-	int r = uffd_register(c->uffd, c->bell, PAGE_SIZE, UFFDIO_REGISTER_MODE_WP);
-
-	for (int on = 1; r == 0 && on >= 0; on--) {
-		r = uffd_protect(c->uffd, c->bell, PAGE_SIZE, on);
-		if (r == 0)
-			r = pagemap_words(c->pagemap, c->bell, 1, &word);
-		if (r == 0 && (word & PM_UFFD_WP ? 1 : 0) != on)
-			r = -EPERM;
-	}
-	return r == 0 ? uffd_protect(c->uffd, c->bell, PAGE_SIZE, true) : r;
-}
-
 static bool sane_address(uint64_t addr, uint64_t bytes, uint64_t align)
 {
 	return addr != 0 && addr % align == 0 && addr < (1ULL << 47) - bytes;
 }
 
-static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t agent,
-	const struct message_ready *ready, struct client **ret)
+/* Both are bound to the address space that is there at open; the proof covers both, for an exec
+ * between the two would make it fail. */
+static int open_memory(const struct attachment *a, int *ret_mem, int *ret_pagemap)
 {
-	struct client *c = worker_new_client(w, uffd);
-	int r;
+	int mem = open_at(a->procdir, "mem", O_RDONLY);
+	int pagemap = mem < 0 ? mem : open_at(a->procdir, "pagemap", O_RDONLY);
 
+	if (pagemap < 0) {
+		if (mem >= 0)
+			close(mem);
+		return pagemap;
+	}
+	*ret_mem = mem;
+	*ret_pagemap = pagemap;
+	return 0;
+}
+
+/* Everything that a client has because of its agent. */
+static void equip(
+	struct client *c, struct attachment *a, pid_t agent, const struct message_ready *ready)
+{
 	c->pid = a->peer.pid;
 	c->uid = a->peer.uid;
-	c->agent_pid = agent;
 	c->min_age_ms = a->min_age_ms;
 	c->brief_key = a->brief_key;
 	memcpy(c->exe, a->exe, sizeof(c->exe));
 	memcpy(c->policy, a->policy, sizeof(c->policy));
 	c->staging = ready->staging;
 	c->bell = ready->bell;
-	c->link = a->link;
-	a->link = NULL;
 	c->link_fd = steal_fd(&a->link_fd);
 	c->doorbell = steal_fd(&a->doorbell);
 	c->procdir = steal_fd(&a->procdir);
 	c->pidfd = steal_fd(&a->pidfd);
-	/* Both are bound to the address space that is there at open; the proof covers both, for
-	 * an exec between the two would make it fail. */
-	c->mem = open_at(c->procdir, "mem", O_RDONLY);
-	c->pagemap = open_at(c->procdir, "pagemap", O_RDONLY);
-	if (c->mem < 0 || c->pagemap < 0)
-		r = c->mem < 0 ? c->mem : c->pagemap;
-	else if (!shares_memory(c->pid, agent))
+	c->link = a->link;
+	a->link = NULL;
+	c->agent_pid = agent;
+}
+
+static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t agent,
+	const struct message_ready *ready, struct client **ret)
+{
+	struct client *c = worker_new_client(w, uffd);
+	int r = open_memory(a, &c->mem, &c->pagemap);
+
+	equip(c, a, agent, ready);
+	if (r == 0 && !shares_memory(c->pid, agent))
 		r = -ESRCH; /* it execed meanwhile, mostly */
-	else
+	if (r == 0)
 		r = uffd_api(uffd);
 	if (r == 0)
-		r = prove_memory(c);
+		r = join_prove(uffd, c->pagemap, c->bell);
 	if (r < 0) {
 		order_exit(c->link, c->doorbell);
 		client_unref(c);
@@ -387,6 +416,89 @@ sane:
 		c->uid, c->policy, (int)agent);
 	worker_publish_client(w, c);
 	return 1;
+}
+
+/* ---- READY of a forked child ---- */
+
+/* fd -1: none. */
+static int reply(const struct attachment *a, enum message_type type, int fd)
+{
+	struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
+	struct iovec iov = {&head, sizeof(head)};
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+	}
+	return sendmsg(a->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+/* The client exists, and others look at it: what it gets now it gets under its gate. */
+static int join_client(struct worker *w, struct attachment *a, struct client *c, int mem,
+	int pagemap, const struct message_ready *ready)
+{
+	int expected = CLIENT_FORKED;
+
+	pthread_mutex_lock(&c->gate);
+	bool still = atomic_compare_exchange_strong(&c->state, &expected, CLIENT_MANAGED);
+	if (still) {
+		c->mem = mem;
+		c->pagemap = pagemap;
+		equip(c, a, a->agent, ready);
+	}
+	pthread_mutex_unlock(&c->gate);
+	if (!still)
+		return -ESRCH;
+	worker_retry_later(w, c, 1); /* for what arrived meanwhile */
+	int r = reply(a, MESSAGE_ADOPTED, c->uffd);
+	c->socket = steal_fd(&a->socket);
+	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
+		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
+		(int)c->agent_pid);
+	worker_watch_client(w, c);
+	if (r < 0)
+		log_debug(
+			"client %d: its agent is gone already: %s", (int)c->pid, strerror(-r));
+	return 1;
+}
+
+static int on_ready_to_join(
+	struct worker *w, struct attachment *a, const struct message_ready *ready)
+{
+	struct client *c;
+	int mem, pagemap, r;
+
+	if (!sane_address(ready->staging, LINK_SLOTS * LINK_PAGE, BLOCK_SIZE) ||
+		ready->bell != a->bell_at)
+		return -EBADMSG;
+	r = open_memory(a, &mem, &pagemap);
+	if (r < 0)
+		return r;
+	/* Another image could run by now, with memory of its own. */
+	r = shares_memory(a->peer.pid, a->agent) ? join_find(w, pagemap, a->bell_at, &c)
+						 : -ESRCH;
+	if (r == 0) {
+		r = join_client(w, a, c, mem, pagemap, ready);
+		client_unref(c);
+		if (r > 0)
+			return r;
+	}
+	close(mem);
+	close(pagemap);
+	if (r == -EAGAIN)
+		return reply(a, MESSAGE_AGAIN, -1);
+	if (r != -ENOENT)
+		return r;
+	a->bell_at = 0;
+	return reply(a, MESSAGE_NONE, -1);
 }
 
 /* ---- messages ---- */
@@ -492,9 +604,14 @@ int attach_advance(struct worker *w, struct attachment *a)
 	if (r > 0) {
 		bool welcomed = a->link != NULL;
 		uint16_t type = m.body.head.type;
-		if (type == MESSAGE_HELLO && !welcomed && m.fds == 0 &&
-			m.size == sizeof(m.body.hello))
-			r = on_hello(w, a, &m.body.hello);
+		if (type == MESSAGE_HELLO && !welcomed && m.size == sizeof(m.body.hello) &&
+			m.fds == (m.body.hello.flags & HELLO_FORKED ? 1 : 0)) {
+			r = m.fds ? identify_forked(a, steal_fd(&m.fd)) : 0;
+			if (r == 0)
+				r = on_hello(w, a, &m.body.hello);
+		} else if (type == MESSAGE_READY && welcomed && a->bell_at && m.fds == 0 &&
+			   m.size == sizeof(m.body.ready))
+			r = on_ready_to_join(w, a, &m.body.ready);
 		else if (type == MESSAGE_READY && welcomed && m.fds == 1 &&
 			 m.size == sizeof(m.body.ready))
 			r = on_ready(w, a, &m.body.ready, steal_fd(&m.fd), m.sender);

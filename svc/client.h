@@ -49,7 +49,7 @@ struct client {
 	uint64_t token;	       /* id << 24 | its place in worker.place */
 	uint64_t parent;       /* id; 0 = attached by itself */
 	struct worker *worker; /* borrowed */
-	pid_t pid;	       /* 0 for a forked child */
+	_Atomic pid_t pid;     /* 0 for a forked child without an agent */
 	uid_t uid;
 	char exe[256];
 	char policy[64];

@@ -14,6 +14,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "points.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -98,7 +99,9 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	for (unsigned i = run.first; i < run.first + run.count; i++)
 		if (!movable(c, (b->number << BLOCK_SHIFT) + i * PAGE_SIZE))
 			return -EAGAIN;
+	point(POINT_move);
 	r = order_move(c, b->number, run.first, run.count, &done);
+	point(POINT_moved);
 	if (r == -EIO) {
 		/* Pages lie in staging where nobody can read them now. Zeros would be a lie. */
 		c->failed = true;
@@ -142,6 +145,69 @@ static int move_pages(struct pager *p, struct client *c, struct batch *b, unsign
 		from = run.first + run.count;
 	}
 	return 0;
+}
+
+/* ---- unsharing ---- */
+
+/* After a fork a page isn't the program's alone, and MOVE refuses it (EBUSY), even when the
+ * child is gone. Is it worth a write fault to make it so? While others map it that costs a
+ * copy, and its memory isn't saved before the last of them lets go. */
+static bool worth_unsharing(uint64_t pagemap_word)
+{
+	return pagemap_word & PM_PRESENT && pagemap_word & PM_EXCLUSIVE;
+}
+
+/* The next run of pages from `from` on that were refused and are worth it. Looked at under the
+ * gate and with nothing unread: what is unshared must still be what was refused. */
+static int refused_run(
+	struct pager *p, struct client *c, uint64_t number, unsigned from, struct run *ret)
+{
+	uint64_t word[BLOCK_PAGES], base = number << BLOCK_SHIFT;
+	struct run run = {from, 0};
+	int r;
+
+	gate_lock(c);
+	r = pager_drain(p, c);
+	if (r == 0 && (space_in_doubt(&c->space) || uffd_fence_up(c->uffd)))
+		r = -EAGAIN;
+	if (r == 0)
+		r = pagemap_words(c->pagemap, base, BLOCK_PAGES, word);
+	while (r == 0 && run.first + run.count < BLOCK_PAGES && run.count < RUN_PAGES) {
+		unsigned i = run.first + run.count;
+		if (movable(c, base + i * PAGE_SIZE) && worth_unsharing(word[i]))
+			run.count++;
+		else if (run.count == 0)
+			run.first++;
+		else
+			break;
+	}
+	gate_unlock(p, c);
+	*ret = run;
+	return r;
+}
+
+/* Returns how many pages can be moved now that could not before, or an error of the order. */
+static int unshare_block(struct pager *p, struct client *c, uint64_t number)
+{
+	unsigned from = 0;
+	int pages = 0;
+
+	while (from < BLOCK_PAGES) {
+		struct run run;
+		int r = refused_run(p, c, number, from, &run);
+		if (r == 0 && run.count > 0)
+			r = order_unshare(
+				c, (number << BLOCK_SHIFT) + run.first * PAGE_SIZE, run.count);
+		if (r == -ESRCH || r == -ETIME || r == -EBUSY)
+			return r;
+		/* Else the program changed something there: those pages stay. */
+		if (r == 0)
+			pages += (int)run.count;
+		from = run.first + run.count;
+		if (run.count == 0)
+			break;
+	}
+	return pages;
 }
 
 /* ---- packing ---- */
@@ -294,12 +360,14 @@ static int store_batch(
 
 	if (b->count == 0)
 		return 0;
+	point(POINT_hold);
 	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
 	unsigned packed = packed_pages(b);
 	if (packed < b->count)
 		r = atomic_load(&b->allowance->exhausted) ? -EDQUOT : -ENOSPC;
 	if (packed > 0) {
 		int e = indexer_flush(p, b->owner, b);
+		point(POINT_commit);
 		if (e < 0) {
 			drop_blobs(b);
 			packed = 0;
@@ -357,7 +425,15 @@ static int move_block(
 	if (tag >= 0)
 		batch_follow(b, c);
 	gate_unlock(p, c);
+	uint64_t shared = res->shared_pages;
 	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
+	if (r == 0 && res->shared_pages > shared && !huge) {
+		r = unshare_block(p, c, b->number);
+		if (r > 0) {
+			res->shared_pages = shared;
+			r = move_pages(p, c, b, (unsigned)tag, huge, res);
+		}
+	}
 	order_close(c);
 	return r;
 }
@@ -372,6 +448,7 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 	/* Until then the slots hold what the link is served from. */
 	if (!evict_finish(p, b))
 		return -EBUSY;
+	point(POINT_zap);
 	return c->staging_used && order_zap(c) < 0 ? -ETIME : r;
 }
 

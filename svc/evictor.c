@@ -437,7 +437,7 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 {
 	struct job job = {.client = c};
 
-	if (!c->link)
+	if (client_state(c) == CLIENT_FORKED)
 		return -EOPNOTSUPP;
 	pthread_mutex_lock(&e->lock);
 	struct job **last = &e->first;

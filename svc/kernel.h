@@ -44,6 +44,9 @@ struct uffdio_move {
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
@@ -52,10 +55,11 @@ struct uffdio_move {
 #endif
 
 /* /proc/PID/pagemap, one u64 a page (Documentation/admin-guide/mm/pagemap.rst). */
-#define PM_PRESENT (1ULL << 63)
-#define PM_SWAP	   (1ULL << 62) /* set for guard pages as well */
-#define PM_GUARD   (1ULL << 58)
-#define PM_UFFD_WP (1ULL << 57)
+#define PM_PRESENT   (1ULL << 63)
+#define PM_SWAP	     (1ULL << 62) /* set for guard pages as well */
+#define PM_GUARD     (1ULL << 58)
+#define PM_EXCLUSIVE (1ULL << 56) /* mapped once, by this process */
+#define PM_UFFD_WP   (1ULL << 57)
 
 #ifndef PAGEMAP_SCAN
 struct pm_scan_arg {

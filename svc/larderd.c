@@ -2,6 +2,7 @@
 #include "cleanup.h"
 #include "log.h"
 #include "policy.h"
+#include "points.h"
 #include "probe.h"
 #include "settings.h"
 #include "worker.h"

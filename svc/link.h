@@ -47,6 +47,9 @@ enum link_op {
 	 * 2 MiB block, first `slot`, and copy what moved into the data slots. */
 	LINK_MOVE = 1,
 	LINK_ZAP = 2, /* give staging slots [slot, slot + pages) back to the kernel */
+	/* MADV_POPULATE_WRITE [addr, addr + pages): what is shared since a fork becomes the
+	 * program's own, and can be moved then. An agent that doesn't know it says -EINVAL. */
+	LINK_UNSHARE = 3,
 };
 
 struct link_head {

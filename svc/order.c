@@ -19,6 +19,7 @@ enum {
 	MOVE_TIMEOUT_MS = 20,
 	/* Nobody waits for a zap. */
 	ZAP_TIMEOUT_MS = 2000,
+	UNSHARE_TIMEOUT_MS = 2000,
 };
 
 static bool answered(const struct client *c)
@@ -170,6 +171,14 @@ int order_zap(struct client *c)
 	memset(c->link->slot, 0, sizeof(c->link->slot));
 	c->staging_used = false;
 	return 0;
+}
+
+int order_unshare(struct client *c, uint64_t addr, unsigned pages)
+{
+	if (!answered(c))
+		return -EBUSY;
+	post(c, LINK_UNSHARE, addr, 0, pages);
+	return wait_answer(c, UNSHARE_TIMEOUT_MS) ? c->link->head.error : -ETIME;
 }
 
 void order_exit(struct link *link, int doorbell)

@@ -28,6 +28,11 @@ int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
 /* Gate not held. Gives staging back to the kernel, after the pages were stored. */
 int order_zap(struct client *c);
 
+/* Gate not held: a page that is gone by now faults in the agent, and a reader must answer it.
+ * Pages of the program become its own, which a fork had made shared. -EBUSY, -ETIME: the agent
+ * owes an answer; else what madvise(2) said. */
+int order_unshare(struct client *c, uint64_t addr, unsigned pages);
+
 /* The agent ends; doesn't wait. Any thread, as the last thing done with this agent. link NULL:
  * nothing. */
 void order_exit(struct link *link, int doorbell);

@@ -2,6 +2,7 @@
 #include "batch.h"
 #include "log.h"
 #include "pagemap.h"
+#include "points.h"
 #include "restorer.h"
 #include "settle.h"
 #include "uffd.h"
@@ -23,6 +24,7 @@ enum {
 	/* Faults that are put off by waking them come back at once: not for ever in one go. */
 	READS_MAX = 1000,
 	RETRY_NS = 1000000,
+	ALARM_NS = 100000000,
 	/* A COPY that finds no room in the client's memory limits has cost 10 ms of looking for
 	   some. */
 	RETRY_STARVED_NS = 20000000,
@@ -48,6 +50,8 @@ void pager_done(struct pager *p)
 		qsbr_quit(&p->worker->qsbr, p->qsbr);
 	store_scratch_free(p->scratch);
 	free(p->buffer);
+	if (p->has_alarm)
+		timer_delete(p->alarm);
 	memset(p, 0, sizeof(*p));
 }
 
@@ -146,6 +150,7 @@ int pager_restore(
 	}
 	if (n == 0)
 		return *ret_pages = 0, r;
+	point(POINT_fetch);
 	r = uffd_copy(c->uffd, addr, p->buffer, n * PAGE_SIZE, &done);
 	if (r == -EEXIST) {
 		/* It is there, though recorded as out. What the client has, wins (rule 10). */
@@ -278,6 +283,7 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 
 	/* Inherited from how the client made the first one. */
 	fcntl(ufd, F_SETFL, O_NONBLOCK);
+	point(POINT_fork);
 	child->parent = c->id;
 	child->uid = c->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
@@ -319,6 +325,52 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 		break;
 	}
 	c->clock++;
+	point(POINT_apply);
+}
+
+/* A program that made its userfaultfd wait for us: nothing but harm can be meant. */
+static void end_hostile(struct client *c)
+{
+	c->failed = true;
+	log_error("client %d (%s): its userfaultfd was made to block the service; it is killed",
+		(int)c->pid, c->exe);
+	if (c->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+}
+
+static void set_alarm(struct pager *p, long ns)
+{
+	const struct itimerspec in = {.it_value.tv_nsec = ns};
+
+	if (!p->has_alarm) {
+		struct sigevent e = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
+		e._sigev_un._tid = gettid();
+		p->has_alarm = timer_create(CLOCK_MONOTONIC, &e, &p->alarm) == 0;
+	}
+	if (p->has_alarm)
+		timer_settime(p->alarm, 0, &in, NULL);
+}
+
+/* A forked child's open file doesn't take RWF_NOWAIT, and once it has an agent it has the file
+ * too, and can clear its O_NONBLOCK between any two calls of ours. So a read that waits is
+ * interrupted.
+ */
+static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t size)
+{
+	bool shared = c->agent_pid != 0;
+
+	if (shared) {
+		fcntl(c->uffd, F_SETFL, O_NONBLOCK);
+		set_alarm(p, ALARM_NS);
+	}
+	ssize_t n = read(c->uffd, to, size);
+	int error = errno;
+	if (shared)
+		set_alarm(p, 0);
+	if (n < 0 && error == EINTR)
+		end_hostile(c);
+	errno = error;
+	return n;
 }
 
 /* Reads once. Returns the number of messages, 0 when there are none. */
@@ -329,9 +381,9 @@ static int read_some(struct pager *p, struct client *c)
 	ssize_t n;
 
 	/* O_NONBLOCK is a flag of the open file, which an attached client has too: it can't be
-	 * relied on. A forked child's file is ours alone, and doesn't take RWF_NOWAIT. */
+	 * relied on. */
 	if (c->parent)
-		n = read(c->uffd, msg, sizeof(msg));
+		n = read_forked(p, c, msg, sizeof(msg));
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 	/* A FORK stays queued, and its client waits, until there is room. */
@@ -339,6 +391,7 @@ static int read_some(struct pager *p, struct client *c)
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR || c->fork_waits ? 0 : -errno;
 	int count = (int)((size_t)n / sizeof(msg[0]));
+	point(POINT_read);
 	for (int i = 0; i < count; i++)
 		apply(p, c, &msg[i]);
 	return count;

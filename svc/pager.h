@@ -17,6 +17,8 @@
 #include "client.h"
 #include "histogram.h"
 
+#include <time.h>
+
 enum {
 	PAGER_MESSAGES = 16,
 	PAGER_WINDOW_MAX = 64, /* pages in one COPY; above that the gain is gone (measured) */
@@ -28,7 +30,9 @@ struct pager {
 	struct store_scratch *scratch; /* owned */
 	uint8_t *buffer;	       /* owned; PAGER_WINDOW_MAX pages, page aligned */
 	int qsbr;		       /* our number there */
-	struct histogram latency;      /* read by others without a lock */
+	timer_t alarm;		       /* owned, from the first read that could wait */
+	bool has_alarm;
+	struct histogram latency; /* read by others without a lock */
 };
 
 int pager_init(struct pager *p, struct worker *w);

@@ -7,7 +7,18 @@
  *
  * or the service says REFUSED, or just closes: the program is not managed. The socket then
  * stays with the agent; its end tells the service that the agent is gone, and the agent that
- * the service is. */
+ * the service is.
+ *
+ * A forked child is looked after already: the kernel gave the service a userfaultfd of its
+ * memory. Its agent, which connects by itself, asks for that:
+ *
+ *   agent   -> HELLO, FORKED      + descriptor: a pidfd of the child
+ *   service -> WELCOME            as above, and where the bell must lie
+ *   agent   -> READY              the bell lies there
+ *   service -> ADOPTED            + descriptor: the userfaultfd
+ *           or AGAIN              an event is in flight: READY once more, in a moment
+ *           or NONE               it has none: READY with a new one, as above
+ */
 #ifndef LARDER_PROTOCOL_H
 #define LARDER_PROTOCOL_H
 
@@ -24,7 +35,10 @@ enum message_type {
 	MESSAGE_HELLO = 1,
 	MESSAGE_WELCOME = 2,
 	MESSAGE_READY = 3,
-	MESSAGE_REFUSED = 4 /* a head and nothing more: a close may take longer to arrive */
+	MESSAGE_REFUSED = 4, /* a head and nothing more: a close may take longer to arrive */
+	MESSAGE_ADOPTED = 5, /* these three are a head only */
+	MESSAGE_AGAIN = 6,
+	MESSAGE_NONE = 7
 };
 
 struct message_head {
@@ -41,13 +55,18 @@ struct message_hello {
 					     NUL-ended */
 };
 enum {
-	HELLO_INHERITED = 1
-}; /* an ancestor, not `larder run`, set LD_PRELOAD for this program */
+	HELLO_INHERITED =
+		1, /* an ancestor, not `larder run`, set LD_PRELOAD for this program */
+	/* From the agent of a forked child, with one descriptor: a pidfd of the child. */
+	HELLO_FORKED = 2,
+};
 
 struct message_welcome {
 	struct message_head head;
 	uint32_t flags;
-	uint32_t reserved;
+	/* To a forked child: address / LINK_PAGE where its bell must lie. That is how it is
+	 * told from its siblings: nobody else has anything there. */
+	uint32_t bell_page;
 };
 enum { WELCOME_FDS = 3, WELCOME_FD_DEVICE = 0, WELCOME_FD_LINK = 1, WELCOME_FD_DOORBELL = 2 };
 

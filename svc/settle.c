@@ -1,6 +1,7 @@
 #include "settle.h"
 #include "log.h"
 #include "pager.h"
+#include "points.h"
 #include "uffd.h"
 
 #include <errno.h>
@@ -91,6 +92,7 @@ int settle_doubt(struct client *c)
 		return 0;
 	if (uffd_fence_up(c->uffd))
 		return -EAGAIN;
+	point(POINT_settle);
 	maps = open_maps(c);
 	for (unsigned i = 0; i < s->doubt.open_count && r == 0; i++)
 		r = settle_pieces(c, maps, s->doubt.open[i]);

@@ -15,6 +15,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* A ticket of a call that found no link. */
+enum { UNLINKED = -2 };
+
 long shim_result(long r)
 {
 	if (r < 0 && r > -4096) {
@@ -43,8 +46,14 @@ int shim_give_back(const void *addr, size_t len)
 
 	if (!shim_page || len == 0 || from + size < from)
 		return -1;
+	/* Counted before looking: an agent that comes meanwhile waits for the end of our call.
+	 */
+	atomic_fetch_add(&shim_page->unlinked_calls, 1);
 	struct link *link = shim_page->link;
-	if (!link || atomic_load(&link->head.closed))
+	if (!link)
+		return UNLINKED;
+	atomic_fetch_sub(&shim_page->unlinked_calls, 1);
+	if (atomic_load(&link->head.closed))
 		return -1;
 	/* No system call on this way, for the program's seccomp filter may forbid any: whoever
 	 * waits for a place rings, and sleeps in the fault. */
@@ -69,7 +78,9 @@ int shim_give_back(const void *addr, size_t len)
 
 void shim_end(int ticket)
 {
-	if (ticket >= 0)
+	if (ticket == UNLINKED)
+		atomic_fetch_sub(&shim_page->unlinked_calls, 1);
+	else if (ticket >= 0)
 		atomic_store(&shim_page->link->request[ticket].state, LINK_FREE);
 }
 

@@ -15,13 +15,15 @@
  * at their addresses by then. So the page that names them is MADV_WIPEONFORK: it reads as zeros
  * in a child, however that was made, and as it is in whoever shares the memory (vfork). */
 struct shim_page {
-	struct link *link; /* NULL: no link in this process */
+	struct link *_Atomic link; /* NULL: no link in this process */
 	volatile uint8_t *bell;
 	uint8_t *staging; /* NULL: unmapped again, and so are the link's data slots */
 	/* Staging and all that lies around it: one range. */
 	uint8_t *area;
 	size_t area_bytes;
 	pid_t program; /* a vfork child has this page, and another pid */
+	/* Calls that found no link and do without: an agent that comes late waits for them. */
+	_Atomic uint32_t unlinked_calls;
 };
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. NULL:

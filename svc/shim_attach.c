@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -19,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,15 +45,22 @@ struct area {
 	uint8_t *staging, *bell, *stack;
 };
 
+static int service_address(struct sockaddr_un *ret)
+{
+	const char *dir = secure_getenv("LARDER_RUNTIME_DIR");
+
+	ret->sun_family = AF_UNIX;
+	int n = snprintf(ret->sun_path, sizeof(ret->sun_path), "%s/attach.sock",
+		dir && *dir ? dir : "/run/larder");
+	return n < 0 || (size_t)n >= sizeof(ret->sun_path) ? -1 : 0;
+}
+
 static int connect_service(void)
 {
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	const char *dir = secure_getenv("LARDER_RUNTIME_DIR");
-	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/attach.sock",
-		dir && *dir ? dir : "/run/larder");
+	struct sockaddr_un addr;
 	struct timeval limit = {.tv_usec = ANSWER_TIMEOUT_MS * 1000};
 
-	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
+	if (service_address(&addr) < 0)
 		return -1;
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -118,16 +127,21 @@ static void leave_environment(void)
 	unsetenv("LARDER_INHERIT");
 }
 
-static int send_hello(int socket_fd)
+static void fill_hello(struct message_hello *hello, uint32_t flags)
 {
-	struct message_hello hello = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}};
 	const char *policy = secure_getenv("LARDER_POLICY");
 
+	*hello = (struct message_hello){
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO}, .flags = flags};
 	if (policy)
-		snprintf(hello.policy, sizeof(hello.policy), "%s", policy);
-	if (!run_directly())
-		hello.flags |= HELLO_INHERITED;
+		snprintf(hello->policy, sizeof(hello->policy), "%s", policy);
+}
+
+static int send_hello(int socket_fd)
+{
+	struct message_hello hello;
+
+	fill_hello(&hello, run_directly() ? 0 : HELLO_INHERITED);
 	return send(socket_fd, &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello) ? 0 : -1;
 }
 
@@ -284,20 +298,16 @@ static pid_t agent_birth(struct agent *a)
 	return a->pid;
 }
 
-static pid_t agent_start(const struct area *area, struct link *l, int uffd, int socket_fd,
-	int doorbell, int pipe_read)
+/* with: what differs between an attached program's agent and a forked child's. */
+static pid_t agent_start(const struct area *area, struct agent with)
 {
 	struct agent *a = (struct agent *)(void *)area->stack;
 	uint64_t all = ~0ULL, before;
 
-	*a = (struct agent){.link = l,
-		.staging = (uintptr_t)area->staging,
-		.bell = (uintptr_t)area->bell,
-		.program = getpid(),
-		.uffd = uffd,
-		.socket = socket_fd,
-		.doorbell = doorbell,
-		.exec_pipe = pipe_read};
+	*a = with;
+	a->staging = (uintptr_t)area->staging;
+	a->bell = (uintptr_t)area->bell;
+	a->program = getpid();
 	/* Blocked before it is born, real-time signals 32 and 33 included: it inherits the mask
 	 * and must never run one of the program's handlers. */
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof(all));
@@ -305,6 +315,94 @@ static pid_t agent_start(const struct area *area, struct link *l, int uffd, int 
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof(before));
 	return pid;
 }
+
+static void fill_page(struct shim_page *page, const struct area *area)
+{
+	page->staging = area->staging;
+	page->area = area->base;
+	page->area_bytes = AREA_BYTES;
+	page->program = getpid();
+}
+
+/* ---- forked children ---- */
+
+/* Written by the constructor only, and in a child before it goes on. */
+static struct {
+	struct join join;
+	int pipe; /* of the agent of this process, if it is that still: a program may close it
+		   */
+	dev_t device;
+	ino_t inode;
+	bool kept_out; /* children have no agent (larder run --no-inherit) */
+} lineage = {.pipe = -1};
+
+static void remember_pipe(int pipe_write)
+{
+	struct stat st;
+
+	lineage.pipe = fstat(pipe_write, &st) == 0 ? pipe_write : -1;
+	lineage.device = st.st_dev;
+	lineage.inode = st.st_ino;
+}
+
+/* Held here, it would keep the exec of our parent from its agent. */
+static void close_parents_pipe(void)
+{
+	struct stat st;
+
+	if (lineage.pipe >= 0 && fstat(lineage.pipe, &st) == 0 && st.st_dev == lineage.device &&
+		st.st_ino == lineage.inode)
+		close(lineage.pipe);
+	lineage.pipe = -1;
+}
+
+/* In a child of fork(2). A userfaultfd of its memory is with the service already; an agent of
+ * its own makes that memory evictable. The agent does all but what needs us, as many children
+ * live for a moment only. */
+static void after_fork(void)
+{
+	int saved = errno, pipe_read, pipe_write;
+	struct area area;
+
+	close_parents_pipe();
+	if (shim_near_limit() || lineage.kept_out || area_new(&area) < 0)
+		goto out;
+	if (exec_pipe(&pipe_read, &pipe_write) < 0)
+		goto no_agent;
+	fill_page(shim_page, &area);
+	pid_t agent = agent_start(&area, (struct agent){.uffd = -1,
+						 .socket = -1,
+						 .doorbell = -1,
+						 .exec_pipe = pipe_read,
+						 .join = &lineage.join,
+						 .page = shim_page});
+	close(pipe_read);
+	if (agent > 0) {
+		remember_pipe(pipe_write);
+		goto out;
+	}
+	close(pipe_write);
+	*shim_page = (struct shim_page){.link = NULL};
+no_agent:
+	munmap(area.base, AREA_BYTES);
+out:
+	errno = saved;
+}
+
+/* What a child needs is kept from now: the program may change its environment. */
+static void prepare_forks(int pipe_write)
+{
+	const char *inherit = secure_getenv("LARDER_INHERIT");
+
+	lineage.kept_out = service_address(&lineage.join.address) < 0 ||
+			   (inherit && strcmp(inherit, "0") == 0);
+	lineage.join.address_len = sizeof(lineage.join.address);
+	fill_hello(&lineage.join.hello, HELLO_INHERITED | HELLO_FORKED);
+	remember_pipe(pipe_write);
+	pthread_atfork(NULL, NULL, after_fork);
+}
+
+/* ---- */
 
 static void take_over(int socket_fd, const int *fds)
 {
@@ -318,14 +416,16 @@ static void take_over(int socket_fd, const int *fds)
 		goto no_area;
 	if (exec_pipe(&pipe_read, &pipe_write) < 0)
 		goto no_agent;
-	if (agent_start(&area, l, uffd, socket_fd, fds[WELCOME_FD_DOORBELL], pipe_read) > 0) {
-		*page = (struct shim_page){.link = l,
-			.bell = area.bell,
-			.staging = area.staging,
-			.area = area.base,
-			.area_bytes = AREA_BYTES,
-			.program = getpid()};
+	if (agent_start(&area, (struct agent){.link = l,
+				       .uffd = uffd,
+				       .socket = socket_fd,
+				       .doorbell = fds[WELCOME_FD_DOORBELL],
+				       .exec_pipe = pipe_read}) > 0) {
+		fill_page(page, &area);
+		page->bell = area.bell;
+		page->link = l;
 		shim_page = page;
+		prepare_forks(pipe_write);
 		goto out;
 	}
 	close(pipe_write);

@@ -110,16 +110,26 @@ void worker_publish_client(struct worker *w, struct client *c)
 	worker_table_add(w, c);
 
 	int r = readers_add(w->readers, c);
-	if (r == 0 && c->socket >= 0)
+	if (r < 0)
+		log_error("client %d: can't be served: %s (fs.epoll.max_user_watches?)",
+			(int)c->pid, strerror(-r));
+	worker_watch_client(w, c);
+	if (c->pidfd < 0)
+		worker_kick(w); /* the sweep's timer may be needed now */
+	client_unref(c);
+}
+
+void worker_watch_client(struct worker *w, struct client *c)
+{
+	int r = 0;
+
+	if (c->socket >= 0)
 		r = watch(w, c->socket, EPOLLIN, source(SOURCE_AGENT, c->id));
 	if (r == 0 && c->pidfd >= 0)
 		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
-	if (c->pidfd < 0)
-		worker_kick(w); /* the sweep's timer may be needed now */
-	client_unref(c);
 }
 
 void worker_drop_client(struct worker *w, struct client *c)
@@ -445,6 +455,11 @@ static void loop_run(struct worker *w)
 
 /* ---- start and end ---- */
 
+static void do_nothing(int signal)
+{
+	(void)signal;
+}
+
 static int open_loop(struct worker *w)
 {
 	sigset_t set;
@@ -457,6 +472,9 @@ static int open_loop(struct worker *w)
 	/* Before any thread starts, so that all inherit it. */
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* Interrupts a read, and nothing else (pager.c). */
+	struct sigaction alarm = {.sa_handler = do_nothing};
+	sigaction(SIGUSR1, &alarm, NULL);
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	w->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	w->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -61,7 +61,7 @@ struct worker {
 	 * takes as long as it takes. */
 	pthread_mutex_t config_lock;
 	pthread_mutex_t reload_lock; /* one reload at a time; taken before config_lock */
-	struct config *config; /* owned; replaced as a whole by reload */
+	struct config *config;	     /* owned; replaced as a whole by reload */
 	uint64_t config_generation;
 
 	struct admit admit; /* the main thread's */
@@ -89,6 +89,8 @@ void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
  */
 struct client *worker_new_client(struct worker *w, int uffd);
 void worker_publish_client(struct worker *w, struct client *c);
+/* Its agent and its process, as far as it has them. */
+void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -27,6 +29,7 @@ enum {
 	GARBAGE_ROUNDS = 300,
 	CONNECTIONS = 400,
 	LINGERING = 16,
+	QUIET_MS = 300,
 	MESSAGE_MAX = 20000,
 };
 
@@ -310,6 +313,73 @@ static void blocking(void)
 	stay();
 }
 
+/* Events one at a time: after each there is nothing to read for longer than the service waits.
+ */
+static void *discard_slowly(void *area)
+{
+	for (;;) {
+		madvise(area, BLOCK, MADV_DONTNEED);
+		poll(NULL, 0, QUIET_MS);
+	}
+	return NULL;
+}
+
+/* A child that was forked while it had memory with the service, and that gets its userfaultfd
+ * from there: it is the agent itself, and answers nothing. False: it wasn't looked after. */
+static bool join(uint8_t *prey)
+{
+	struct message_hello hello = {.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO},
+		.flags = HELLO_FORKED};
+	struct message_welcome welcome;
+	struct hostile h = {.socket = dial()};
+	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	say(h.socket, &hello, sizeof(hello), &pidfd, 1);
+	if (!hear(h.socket, &welcome, sizeof(welcome), h.fds, WELCOME_FDS))
+		die("no WELCOME for a child");
+	if (welcome.bell_page == 0)
+		return false;
+	h.bell = mmap((void *)((uintptr_t)welcome.bell_page * LINK_PAGE), LINK_PAGE,
+		PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+		0);
+	if (h.bell == MAP_FAILED)
+		die("mmap of the bell");
+	*h.bell = 1;
+	h.staging = map_aligned(STAGING);
+	struct message_head answer;
+	do {
+		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, NULL, 0);
+		if (!hear(h.socket, &answer, sizeof(answer), &h.uffd, 1))
+			die("no answer to a child");
+	} while (answer.type == MESSAGE_AGAIN);
+	if (answer.type != MESSAGE_ADOPTED)
+		return false;
+	pthread_t thread;
+	if (pthread_create(&thread, NULL, discard_slowly, prey) != 0)
+		die("pthread_create");
+	ready();
+	serve_blocking(&h);
+	return true;
+}
+
+static void forked_blocking(void)
+{
+	const struct hostile *h = attach(serve_nothing);
+
+	/* So that a child is looked after only when there is memory with the service. */
+	madvise(h->bell, LINK_PAGE, MADV_DONTFORK);
+	puts("evict me");
+	fflush(stdout);
+	for (;;) {
+		pid_t child = fork();
+		if (child == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			_exit(join(h->prey) ? 0 : 1);
+		}
+		waitpid(child, NULL, 0);
+	}
+}
+
 /* A doorbell that is full, and whose next ring waits. */
 static void full_doorbell(void)
 {
@@ -494,8 +564,9 @@ static const struct mode {
 	{"descriptors", descriptors}, {"not_uffd", not_uffd}, {"foreign_uffd", foreign_uffd},
 	{"addresses", addresses}, {"sealed", sealed}, {"silent", silent}, {"many", many},
 	{"lingering", lingering}, {"blocking", blocking}, {"full_doorbell", full_doorbell},
-	{"deaf", deaf}, {"liar", liar}, {"scribbler", scribbler}, {"demanding", demanding},
-	{"restless", restless}, {"die_connected", die_connected}, {"die_hello", die_hello},
+	{"forked_blocking", forked_blocking}, {"deaf", deaf}, {"liar", liar},
+	{"scribbler", scribbler}, {"demanding", demanding}, {"restless", restless},
+	{"die_connected", die_connected}, {"die_hello", die_hello},
 	{"die_welcomed", die_welcomed}, {"die_ready", die_ready}, {"die_ordered", die_ordered}};
 
 int main(int argc, char **argv)

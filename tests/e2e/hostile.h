@@ -42,6 +42,9 @@ uint8_t *map_aligned(size_t size); /* to 2 MiB */
 int dial(void);
 /* The service may have hung up already: that is for the caller to find out. */
 void say(int fd, const void *body, size_t size, const int *fds, size_t count);
+/* A message of that size, with at most `room` descriptors: false when it is another, or none.
+ */
+bool hear(int fd, void *body, size_t size, int *fds, size_t room);
 void say_hello(int fd);
 void say_ready(
 	const struct hostile *h, uint64_t staging, uint64_t bell, const int *fds, size_t count);

@@ -39,9 +39,6 @@ while True:
     if child == 0:
         os._exit(0 if good() else 1)
     fine = good() and os.waitpid(child, 0)[1] == 0
-    # What is shared with a child can be evicted only after it was written to.
-    for i in range(0, len(data), 4096):
-        data[i] = data[i]
     print("good" if fine else "bad", flush=True)'
 
 # neighbour_start MB: the new client_pid, taken over and with its data in place. Its output is kept
@@ -163,9 +160,25 @@ dies_at_order() {
 	case_end
 }
 
+# Its children get a userfaultfd from the service, and have reading it wait. Nobody else does.
+forked() {
+	hostile_start "$case"
+	wait_for grep -q 'evict me' "$work/hostile.out" || fail "$case: $(cat "$work/hostile.out")"
+	client_pid=$hostile_pid
+	wait_for client_managed || fail "$case: not attached"
+	timeout 120 "$work/bin/larder" evict "$hostile_pid" >"$work/hostile-evict.out" 2>&1 ||
+		fail "$case: evict: $(cat "$work/hostile-evict.out")"
+	WAIT=120 wait_for grep -q ready "$work/hostile.out" || fail "$case: no child got one"
+	wait_for grep -q 'made to block' "$work/larderd.log" || fail "$case: it gets away with it"
+	neighbour_check "$first"
+	hostile_stop
+	case_end
+}
+
 cases=(garbage wrong_head out_of_order descriptors not_uffd foreign_uffd addresses sealed
 	die_connected die_hello die_welcomed die_ready die_ordered
-	deaf liar scribbler silent many lingering demanding restless blocking full_doorbell)
+	deaf liar scribbler silent many lingering demanding restless blocking full_doorbell
+	forked_blocking)
 [ $# -eq 0 ] || cases=("$@")
 
 case='before all'
@@ -182,6 +195,7 @@ for case in "${cases[@]}"; do
 	liar | scribbler | restless | blocking) endured evicted ;;
 	silent | many | lingering | demanding) endured ;;
 	die_ordered) dies_at_order ;;
+	forked_blocking) forked ;;
 	*) turned_away ;;
 	esac
 done

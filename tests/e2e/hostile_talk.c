@@ -86,23 +86,30 @@ void say_hello(int fd)
 	say(fd, &hello, sizeof(hello), NULL, 0);
 }
 
-static bool take_welcome(int fd, int *fds)
+bool hear(int fd, void *body, size_t size, int *fds, size_t room)
 {
-	struct message_welcome welcome;
-	struct iovec iov = {&welcome, sizeof(welcome)};
+	struct iovec iov = {body, size};
 	union {
 		struct cmsghdr head;
-		char space[CMSG_SPACE(WELCOME_FDS * sizeof(int))];
+		char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
 	} control;
 	struct msghdr msg = {.msg_iov = &iov,
 		.msg_iovlen = 1,
 		.msg_control = &control,
-		.msg_controllen = sizeof(control)};
+		.msg_controllen = CMSG_SPACE(room * sizeof(int))};
 
-	if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != sizeof(welcome) || !CMSG_FIRSTHDR(&msg))
+	if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != (ssize_t)size)
 		return false;
-	memcpy(fds, CMSG_DATA(&control.head), WELCOME_FDS * sizeof(int));
+	const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	if (c)
+		memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
 	return true;
+}
+
+static bool take_welcome(int fd, int *fds)
+{
+	struct message_welcome welcome;
+	return hear(fd, &welcome, sizeof(welcome), fds, WELCOME_FDS);
 }
 
 int new_uffd(const struct hostile *h)

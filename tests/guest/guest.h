@@ -120,6 +120,7 @@ struct area {
 
 struct options {
 	uint64_t seconds, threads, megabytes, seed;
+	uint64_t child_steps; /* operations of a forked child */
 	bool enabled[OP_COUNT];
 	bool chosen; /* by --ops */
 	bool quiet;

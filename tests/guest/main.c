@@ -12,10 +12,11 @@
 #include <unistd.h>
 
 static const char usage[] = "usage: larder-guest [--seconds N] [--threads N] [--mb N] [--seed "
-			    "N] [--ops LIST] [--quiet]\n"
+			    "N] [--ops LIST] [--child-steps N] [--quiet]\n"
 			    "Works on its own memory in every way there is, and verifies it: "
 			    "exit code 1 when a byte\n"
-			    "is wrong. LIST is a comma-separated list of:\n"
+			    "is wrong. A child takes 24 steps unless told otherwise. LIST is a "
+			    "comma-separated list of:\n"
 #define X(name, weight, in_child, help) "  " #name ": " help "\n"
 	GUEST_OPS(X)
 #undef X
@@ -77,6 +78,9 @@ static void parse_option(struct options *o, int key, char *value)
 	case 'b':
 		o->sabotage = (int)parse_op(value);
 		break;
+	case 'c':
+		o->child_steps = parse_number("--child-steps", value, 1, 1 << 20);
+		break;
 	case 'q':
 		o->quiet = true;
 		break;
@@ -95,6 +99,7 @@ static void parse_options(struct options *o, int argc, char **argv)
 		{"seed", required_argument, NULL, 'r'},
 		{"ops", required_argument, NULL, 'o'},
 		{"sabotage", required_argument, NULL, 'b'}, /* to test that errors are found */
+		{"child-steps", required_argument, NULL, 'c'},
 		{"quiet", no_argument, NULL, 'q'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
@@ -179,6 +184,7 @@ int main(int argc, char **argv)
 		.threads = 4,
 		.megabytes = 256,
 		.seed = mix((uint64_t)t.tv_nsec ^ (uint64_t)getpid()) >> 16,
+		.child_steps = 24, /* as long as its parent waits for it */
 		.sabotage = -1};
 	struct worker *workers[256];
 

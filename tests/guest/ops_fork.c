@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { STEPS_OF_CHILD = 24, STACK_PAGES = 8 };
+enum { STACK_PAGES = 8 };
 
 /* ---- children ---- */
 
@@ -92,7 +92,7 @@ static _Noreturn void be_child(struct worker *w)
 		else
 			area_check_some(w, a, 16);
 	}
-	for (unsigned i = 0; i < STEPS_OF_CHILD; i++)
+	for (uint64_t i = 0; i < w->options->child_steps; i++)
 		worker_step(w);
 	for (size_t i = 0; i < w->area_count; i++)
 		if (w->options->sabotage == OP_fork || random_one_in(w, 3))

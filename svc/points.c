@@ -1,0 +1,89 @@
+#include "points.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { MICROSECONDS_MAX = 10000000 };
+
+static const char *const names[] = {
+#define X(name, help) #name,
+	POINTS(X)
+#undef X
+};
+
+bool points_chosen;
+static struct {
+	unsigned microseconds; /* 0: not chosen */
+	unsigned one_in;
+} chosen[POINT_COUNT];
+
+static int parse_one(const char *text, char *message, unsigned size)
+{
+	const char *equals = strchr(text, '=');
+	unsigned us = 0, one_in = 1;
+	char end;
+
+	for (int p = 0; equals && p < POINT_COUNT; p++) {
+		size_t len = strlen(names[p]);
+		if (len != (size_t)(equals - text) || memcmp(names[p], text, len) != 0)
+			continue;
+		int n = sscanf(equals + 1, "%u:%u%c", &us, &one_in, &end);
+		if (n < 1 || n > 2 || us == 0 || us > MICROSECONDS_MAX || one_in == 0 ||
+			(n == 1 && strchr(equals, ':')))
+			break;
+		chosen[p].microseconds = us;
+		chosen[p].one_in = one_in;
+		return 0;
+	}
+	snprintf(message, size, "LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN]", text);
+	return -EINVAL;
+}
+
+int points_choose(const char *text, char *message, unsigned size)
+{
+	char copy[1024], *rest = NULL;
+
+	if (!text || !*text)
+		return 0;
+	if (strlen(text) >= sizeof(copy)) {
+		snprintf(message, size, "LARDER_POINTS: longer than %zu bytes",
+			sizeof(copy) - 1);
+		return -EINVAL;
+	}
+	strcpy(copy, text);
+	for (char *one = strtok_r(copy, ",", &rest); one; one = strtok_r(NULL, ",", &rest)) {
+		int r = parse_one(one, message, size);
+		if (r < 0)
+			return r;
+	}
+	points_chosen = true;
+	return 0;
+}
+
+/* xorshift64 (Marsaglia 2003), of each thread. */
+static uint64_t roll(void)
+{
+	static _Atomic uint64_t seed = 88172645463325252;
+	static _Thread_local uint64_t x;
+
+	if (x == 0)
+		x = atomic_fetch_add(&seed, 0x9e3779b97f4a7c15) | 1;
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return x;
+}
+
+void points_act(enum point p)
+{
+	unsigned us = chosen[p].microseconds;
+	struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L};
+
+	if (us > 0 && roll() % chosen[p].one_in == 0)
+		nanosleep(&t, NULL);
+}

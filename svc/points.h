@@ -1,0 +1,44 @@
+/* Points by name at which a test can make the service wait, so that a race that is narrow on
+ * any real machine becomes wide. Chosen by the environment of larderd, for tests only:
+ *
+ *   LARDER_POINTS=NAME=MICROSECONDS[:ONE_IN][,...]
+ *
+ * At NAME the thread sleeps so long, each time or one in so many times at random. Where nothing
+ * is chosen a point costs a load and a branch. Set once, before any thread starts. */
+#ifndef LARDER_POINTS_H
+#define LARDER_POINTS_H
+
+#include <stdbool.h>
+
+#define POINTS(X)                                                                              \
+	X(read, "messages were read, none is applied yet")                                     \
+	X(apply, "an event was applied")                                                       \
+	X(fetch, "a page was looked up and decoded, and isn't copied yet")                     \
+	X(move, "a MOVE order is about to be posted")                                          \
+	X(moved, "a MOVE order was answered, its pages aren't on record yet")                  \
+	X(hold, "pages are HELD, the gate is free, nothing is packed")                         \
+	X(commit, "rows are committed, nothing is published")                                  \
+	X(zap, "pages are STORED, staging is not zapped yet")                                  \
+	X(fork, "a FORK was read, the child has no pages on record yet")                       \
+	X(settle, "the kernel is about to be asked what an address is")
+
+enum point {
+#define X(name, help) POINT_##name,
+	POINTS(X)
+#undef X
+		POINT_COUNT
+};
+
+/* -EINVAL: names the place in `message`. NULL or "": nothing is chosen. */
+int points_choose(const char *text, char *message, unsigned size);
+
+extern bool points_chosen; /* read-only after the start */
+void points_act(enum point p);
+
+static inline void point(enum point p)
+{
+	if (__builtin_expect(points_chosen, false))
+		points_act(p);
+}
+
+#endif
