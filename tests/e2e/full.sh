@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 need python3
 
-larderd_start "$everyone"$'\n[store]\nmemory-limit = 24M'
+larderd_start "$everyone"$'\n[store]\nmemory-limit = 24M\nowner-limit = 100%'
 
 # 48 MiB that don't pack. Each USR1: are they all the same?
 client_start /usr/bin/python3 -c '
@@ -36,7 +36,7 @@ evict_until_full() {
 
 is_full_with() {
 	larder evict --json "$client_pid" >"$work/evict.out" &&
-		jq -e '.why | startswith("the store is full: release a program, or raise memory-limit")' \
+		jq -e '.why | startswith("the store is full: memory-limit in [store]")' \
 			"$work/evict.out" && [ "$(client evicted_bytes)" -ge $(($1 << 20)) ]
 }
 

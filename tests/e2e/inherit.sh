@@ -91,14 +91,14 @@ larder evict "$kid" >"$work/evict.out"
 
 # ---- executables that never reach it ----
 
-# Each child says how many agents it has. It ends when it is known, so that its end counts before the
-# next one begins.
+# Each child says whether it has a link (1 or 0). It ends when it is known, so that its end counts
+# before the next one begins.
 cat >"$work/home/brief.sh" <<'END'
 n=0
 while [ $n -lt "$1" ]; do
 	n=$((n + 1))
 	read -r go
-	/usr/bin/perl -e 'open F, "/proc/self/task/$$/children"; print "agents ", 0 + split(" ", <F> // ""), " $$\n"; $| = 1; <STDIN>'
+	/usr/bin/perl -e 'open F, "/proc/self/maps"; print "links ", 0 + !!grep(/larder-link/, <F>), " $$\n"; $| = 1; <STDIN>'
 done
 END
 mkfifo "$work/home/in"
@@ -111,14 +111,14 @@ printed() { [ "$(grep -c . "$work/brief.out")" -eq "$1" ]; }
 for ((i = 1; i <= 40; i++)); do
 	echo go >&7
 	wait_for printed "$i" || fail "brief program $i: $(cat "$work/brief.out")"
-	read -r _ agents pid < <(tail -n 1 "$work/brief.out")
-	[ "$agents" = 0 ] || taken_over "$pid" 'a brief program with an agent'
+	read -r _ links pid < <(tail -n 1 "$work/brief.out")
+	[ "$links" = 0 ] || taken_over "$pid" 'a brief program with a link'
 	echo end >&7
 	wait_for gone "$pid" || fail "brief program $i stays"
 	ended() { ! is_client "$pid"; }
 	wait_for ended || fail "brief program $i is known after its end"
 done
-[ "$(head -n 8 "$work/brief.out" | grep -c 'agents 1')" -eq 8 ] || fail "the first 8: $(cat "$work/brief.out")"
+[ "$(head -n 8 "$work/brief.out" | grep -c 'links 1')" -eq 8 ] || fail "the first 8: $(cat "$work/brief.out")"
 # Of the 32 after them, two show whether they are as brief as ever.
-[ "$(tail -n 32 "$work/brief.out" | grep -c 'agents 1')" -eq 2 ] || fail "the rest: $(cat "$work/brief.out")"
+[ "$(tail -n 32 "$work/brief.out" | grep -c 'links 1')" -eq 2 ] || fail "the rest: $(cat "$work/brief.out")"
 larderd_stop

@@ -76,6 +76,6 @@ printf '[store]\r\nmemory-limit = 1M\r\n' >"$work/crlf.conf"
 refused "$work/crlf.conf:2: memory-limit: 1M is out of range: 0, or from 8M to 1024T" \
 	"${larderd[@]}" --config "$work/crlf.conf"
 : >"$work/file"
-refused "$work/file/lock: Not a directory" "$build/svc/larderd" --runtime-dir "$work/file"
+refused "$work/file: must be a directory of larderd's user" "$build/svc/larderd" --runtime-dir "$work/file"
 long=$work/$(printf 'x%.0s' {1..200})
 refused "$long/stats.sock: too long for a socket's name" "$build/svc/larderd" --runtime-dir "$long"

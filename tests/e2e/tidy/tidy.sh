@@ -13,13 +13,14 @@ declare -A may_differ=(
 	[descriptors]=1 [processes]=1 [environment]=3 [maps]=20 [VmSize]=5000 [VmData]=2200
 	[room]=200 [locked]=200 [resident]=1500 [children-usage]=8192 [children-time]=20
 	[setns]=87 # EUSERS
+	[orphans]=1
 )
 declare -A documented=(
 	[descriptors]='one more descriptor' [processes]='one more process in `ps`'
 	[environment]='`LD_PRELOAD`' [maps]='a few more lines in `/proc/PID/maps`'
 	[VmSize]='address space' [VmData]='address space' [room]='address space'
 	[locked]='mlockall' [resident]='mlockall'
-	[setns]='time namespace'
+	[setns]='time namespace' [orphans]='which sees it end'
 	[children-usage]='RUSAGE_CHILDREN' [children-time]='RUSAGE_CHILDREN'
 )
 
