@@ -391,8 +391,10 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	int r = pager_drain(p, c);
 
 	/* Compared after the drain, with the gate held since: no REMOVE is newer (rule 4). */
-	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq)
+	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq) {
 		space_clear_suspects(&c->space, number);
+		c->space.strays = false;
+	}
 	if (r == 0)
 		r = adopt_block(c, number);
 	if (r < 0)

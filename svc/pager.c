@@ -119,11 +119,6 @@ static int fetch(struct pager *p, struct client *c, uint32_t e, void *page)
 	return 0;
 }
 
-static bool entry_out(uint32_t e)
-{
-	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
-}
-
 static void made_resident(struct client *c, uint64_t addr, uint64_t bytes)
 {
 	for (uint64_t a = addr; a < addr + bytes; a += PAGE_SIZE)

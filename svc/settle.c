@@ -8,11 +8,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-static bool entry_out(uint32_t e)
-{
-	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
-}
-
 void settle_fork(struct pager *p, const struct space *parent, struct client *child)
 {
 	for (size_t i = 0; i < parent->aside_count; i++)
@@ -51,6 +46,17 @@ static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
 	return to < end ? to : end;
 }
 
+/* Registered. What wasn't on record may have been discarded unnoticed, and the zap may be still
+ * to come (rule 4). */
+static void settle_present(struct space *s, uint64_t start, uint64_t end)
+{
+	const struct region *known = space_region_at(s, start);
+
+	if (s->strays && (!known || known->end < end))
+		space_suspect(s, start, end);
+	space_region_add(s, start, end);
+}
+
 static int settle_pieces(struct client *c, int maps, struct region g)
 {
 	while (g.start < g.end) {
@@ -60,7 +66,7 @@ static int settle_pieces(struct client *c, int maps, struct region g)
 		if (r < 0)
 			return r;
 		if (r == 1)
-			space_take_back(&c->space, g.start, to);
+			settle_present(&c->space, g.start, to);
 		else
 			space_drop_range(&c->space, g.start, to);
 		g.start = to;
@@ -97,12 +103,7 @@ int settle_doubt(struct client *c)
 	for (unsigned i = 0; i < s->doubt.open_count && r == 0; i++)
 		r = settle_pieces(c, maps, s->doubt.open[i]);
 	if (s->doubt.lost) {
-		/* More than was noted: all that is on record, and all that was dropped. */
-		for (size_t i = 0; i < s->aside_count && r == 0; i++)
-			if (s->aside[i].doubtful)
-				r = settle_pieces(c, maps,
-					(struct region){s->aside[i].number << BLOCK_SHIFT,
-						(s->aside[i].number + 1) << BLOCK_SHIFT});
+		/* More than was noted: all that is on record. */
 		for (size_t i = s->region_count; i-- > 0 && r == 0;)
 			if (i < s->region_count)
 				r = settle_pieces(c, maps, s->region[i]);

@@ -68,6 +68,11 @@ static inline uint32_t entry_make(enum page_state s, uint32_t value)
 {
 	return (uint32_t)s << 30 | value;
 }
+/* HELD or STORED: the client doesn't have it. */
+static inline bool entry_out(uint32_t e)
+{
+	return entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
+}
 /* The blob that an entry names, needed or not; BLOB_NONE when HELD. */
 static inline blob_t entry_blob(uint32_t e)
 {
@@ -89,7 +94,6 @@ struct block {
 	struct leaf *leaf; /* owned: one reference */
 	bool remapped;	   /* the index doesn't yet know that this leaf is here */
 	bool listed;	   /* stands in space.dirty */
-	bool doubtful;	   /* aside only: dropped by an UNMAP whose order is in doubt */
 };
 
 struct region {
@@ -140,6 +144,8 @@ struct space {
 	uint64_t out_pages;	       /* HELD or STORED */
 	uint64_t held_pages;	       /* of these, HELD */
 	uint64_t remove_seq;	       /* REMOVE events so far: dates suspicion */
+	bool strays; /* some of them, of threads that may be at it still, of what isn't on
+			record */
 };
 
 void space_init(struct space *s, struct graveyard *g);
@@ -177,7 +183,8 @@ void space_row_outdated(struct space *s, uint64_t number);
 /* ---- events ---- */
 /* REMOVE: pages become ABSENT, and SUSPECT where they may be present. */
 void space_remove(struct space *s, uint64_t start, uint64_t end);
-/* UNMAP: entries and regions go; what was out is kept aside. */
+/* UNMAP: entries and regions go, and what was out is kept aside; unless it is in doubt, when
+ * all stays until the kernel was asked. */
 void space_unmap(struct space *s, uint64_t start, uint64_t end);
 /* The same without any doubt, by the kernel's word: nothing is kept. */
 void space_drop_range(struct space *s, uint64_t start, uint64_t end);
@@ -190,8 +197,8 @@ bool space_in_doubt(const struct space *s);
 /* The fence was seen down and nothing is in doubt: no fork can be older than what is kept
  * aside. */
 void space_forget_aside(struct space *s);
-/* [start, end) is registered after all: what a doubtful UNMAP dropped there is put back. */
-void space_take_back(struct space *s, uint64_t start, uint64_t end);
+/* Pages that aren't out become SUSPECT: one of them may be about to be zapped. */
+void space_suspect(struct space *s, uint64_t start, uint64_t end);
 /* FORK: fills an initialised, empty child. Leaves are shared, but for those with HELD pages.
  * What is aside goes to the child where it has nothing of its own. */
 void space_fork(struct space *parent, struct space *child);

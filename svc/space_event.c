@@ -62,8 +62,21 @@ static void remove_piece(struct space *s, struct piece p)
 		space_set(s, p.number, leaf, i, removed(leaf->entry[i]));
 }
 
+void space_suspect(struct space *s, uint64_t start, uint64_t end)
+{
+	for (uint64_t n = start >> BLOCK_SHIFT; n <= last_block(end); n++) {
+		struct piece p = piece_of(n, start, end);
+		struct leaf *leaf = space_leaf(s, n);
+		for (unsigned i = p.from; i < p.to; i++)
+			if (!entry_out(leaf->entry[i]))
+				space_set(s, n, leaf, i, removed(leaf->entry[i]));
+	}
+}
+
 void space_remove(struct space *s, uint64_t start, uint64_t end)
 {
+	uint64_t on_record = 0;
+
 	s->remove_seq++;
 	for (size_t r = 0; r < s->region_count; r++) {
 		uint64_t from = s->region[r].start > start ? s->region[r].start : start;
@@ -72,7 +85,10 @@ void space_remove(struct space *s, uint64_t start, uint64_t end)
 			continue;
 		for (uint64_t n = from >> BLOCK_SHIFT; n <= last_block(to); n++)
 			remove_piece(s, piece_of(n, from, to));
+		on_record += to - from;
 	}
+	/* Registered, and not on record yet. */
+	s->strays |= on_record < end - start;
 }
 
 /* ---- aside ---- */
@@ -87,16 +103,14 @@ void space_forget_aside(struct space *s)
 }
 
 /* Takes the caller's reference. */
-static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf, bool doubtful)
+static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf)
 {
-	/* The bound is for what a fork may want; what is in doubt is nobody else's. */
-	if (leaf->out == 0 || (s->aside_count >= ASIDE_MAX && !doubtful)) {
+	if (leaf->out == 0 || s->aside_count >= ASIDE_MAX) {
 		leaf_unref(s->graveyard, leaf);
 		return;
 	}
 	space_make_room((void **)&s->aside, s->aside_count, &s->aside_room, sizeof(*s->aside));
-	s->aside[s->aside_count++] =
-		(struct block){.number = number, .leaf = leaf, .doubtful = doubtful};
+	s->aside[s->aside_count++] = (struct block){.number = number, .leaf = leaf};
 }
 
 /* A copy of the out pages of [from, to) of a leaf, with references of its own. */
@@ -120,13 +134,13 @@ static struct leaf *leaf_part(struct space *s, const struct leaf *leaf, struct p
 /* ---- unmap ---- */
 
 /* Drops the entries of a piece. Returns true when the block itself went. */
-static bool drop_piece(struct space *s, size_t at, struct piece p, bool doubtful)
+static bool drop_piece(struct space *s, size_t at, struct piece p)
 {
 	if (p.from == 0 && p.to == BLOCK_PAGES) {
-		keep_aside(s, p.number, space_block_detach(s, at), doubtful);
+		keep_aside(s, p.number, space_block_detach(s, at));
 		return true;
 	}
-	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p), doubtful);
+	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p));
 	struct leaf *leaf = space_leaf(s, p.number);
 	for (unsigned i = p.from; i < p.to; i++)
 		space_set(s, p.number, leaf, i,
@@ -134,12 +148,12 @@ static bool drop_piece(struct space *s, size_t at, struct piece p, bool doubtful
 	return false;
 }
 
-static void drop_pages(struct space *s, uint64_t start, uint64_t end, bool doubtful)
+static void drop_pages(struct space *s, uint64_t start, uint64_t end)
 {
 	size_t at = space_block_index(s, start >> BLOCK_SHIFT);
 
 	while (at < s->block_count && s->block[at].number <= last_block(end))
-		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end), doubtful))
+		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end)))
 			at++;
 }
 
@@ -185,52 +199,20 @@ bool space_in_doubt(const struct space *s)
 	return s->doubt.open_count > 0 || s->doubt.lost;
 }
 
-static void take_back_leaf(struct space *s, struct block *aside, struct piece p)
-{
-	struct leaf *leaf = space_leaf(s, p.number);
-
-	for (unsigned i = p.from; i < p.to; i++) {
-		uint32_t e = aside->leaf->entry[i], now = leaf->entry[i];
-		bool out = entry_state(e) == PAGE_HELD || entry_state(e) == PAGE_STORED;
-
-		if (entry_state(now) != PAGE_ABSENT)
-			continue;
-		if (!out) {
-			leaf->entry[i] = now | ENTRY_SUSPECT; /* what it was is forgotten */
-			continue;
-		}
-		bury_blob(s, entry_blob(now));
-		if (entry_state(e) == PAGE_STORED)
-			store_ref(s->graveyard->store, entry_value(e));
-		space_set(s, p.number, leaf, i, e);
-	}
-}
-
-void space_take_back(struct space *s, uint64_t start, uint64_t end)
-{
-	/* The newest first: an older one is of an older mapping. */
-	for (size_t i = s->aside_count; i-- > 0;) {
-		struct block *b = &s->aside[i];
-		if (b->doubtful && b->number >= start >> BLOCK_SHIFT &&
-			b->number <= last_block(end))
-			take_back_leaf(s, b, piece_of(b->number, start, end));
-	}
-	space_region_add(s, start, end);
-}
-
+/* Of what a REMAP was read for, fence up since: which came last, only the kernel knows, and
+ * until it is asked the record stays as it is, and later events change it. */
 void space_unmap(struct space *s, uint64_t start, uint64_t end)
 {
 	struct doubt *d = &s->doubt;
-	bool doubtful = note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count,
-		d->target, d->target_count);
 
-	drop_pages(s, start, end, doubtful);
-	space_region_drop(s, start, end);
+	if (!note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count, d->target,
+		    d->target_count))
+		space_drop_range(s, start, end);
 }
 
 void space_drop_range(struct space *s, uint64_t start, uint64_t end)
 {
-	drop_pages(s, start, end, false);
+	drop_pages(s, start, end);
 	space_region_drop(s, start, end);
 }
 
@@ -269,8 +251,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 		atomic_fetch_add(&s->block[at].leaf->refs, 1);
 		taken[count++] = s->block[at];
 	}
-	drop_pages(s, from, from + len, false);
-	drop_pages(s, to, to + len, false); /* nothing, unless its UNMAP is still to be read */
+	drop_pages(s, from, from + len);
+	drop_pages(s, to, to + len); /* nothing, unless its UNMAP is still to be read */
 	for (size_t i = 0; i < count; i++) {
 		struct piece p = piece_of(taken[i].number, from, from + len);
 		uint64_t base = (p.number << BLOCK_SHIFT) + p.from * PAGE_SIZE;
@@ -304,7 +286,7 @@ static void fork_aside(struct space *parent, struct space *child)
 		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
 			uint32_t e = old->entry[page];
 			uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
-			if ((entry_state(e) != PAGE_HELD && entry_state(e) != PAGE_STORED) ||
+			if (!entry_out(e) ||
 				entry_state(space_entry(child, addr)) != PAGE_ABSENT ||
 				space_region_at(parent, addr)) /* a newer mapping's hole */
 				continue;
@@ -323,6 +305,10 @@ void space_fork(struct space *parent, struct space *child)
 	for (size_t i = 0; i < parent->region_count; i++)
 		space_region_add(child, parent->region[i].start, parent->region[i].end);
 	memcpy(child->held, parent->held, sizeof(child->held));
+	/* Open questions are the child's too, and its own mappings answer them. */
+	child->doubt.open_count = parent->doubt.open_count;
+	child->doubt.lost = parent->doubt.lost;
+	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
 	for (size_t i = 0; i < parent->block_count; i++)
 		space_block_insert(child, parent->block[i].number,
 			leaf_for_child(parent, parent->block[i].leaf));

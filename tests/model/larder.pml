@@ -7,8 +7,7 @@
  *   ALL_OUT, FREE_TARGET                  where it begins: pages are out; place 1 is not mapped
  *   FORK_FIRST, FORK_LAST                 the page tables are copied before, or after, an mremap
  *
- * NO_... takes out one rule, or a part of it; AS_CODED_... puts back what svc/ does and this
- * model doesn't (README.md). */
+ * NO_... takes out one rule, or a part of it (README.md). */
 #define LOAD 1
 #define STORE 2
 #define DONTNEED 4

@@ -297,7 +297,7 @@ inline adopt_mapping(a)
 	:: vma[a] != NONE && !region[a] ->
 		if
 		:: fence[0] == 0 && !IN_DOUBT ->
-#ifndef AS_CODED_ASIDE_KEPT
+#ifndef NO_RULE5_REGISTERED
 			d_step { forget_aside() };
 #endif
 			d_step {

@@ -79,7 +79,7 @@ inline space_remove(a)
 		suspect[a] = (OUT(a) -> suspect[a] : 1);
 #endif
 		state[a] = ABSENT; bytes[a] = 0
-#ifdef AS_CODED_REGISTERING
+#ifdef NO_RULE4_OFF_RECORD
 	:: else
 #else
 	:: else -> removed[a] = 1
@@ -96,7 +96,7 @@ inline space_unmap(a)
 	open[a] = open[a] || target[a];
 #endif
 	if
-#ifndef AS_CODED_DOUBT
+#ifndef NO_RULE6_STAYS
 	:: open[a]
 #endif
 	:: else -> drop_page(a, open[a]); region[a] = 0
@@ -119,7 +119,7 @@ inline space_remap(a, to)
 }
 #endif
 
-#ifdef AS_CODED_DOUBT
+#ifdef NO_RULE6_STAYS
 inline take_back(a)
 {
 	b_i = asides;
@@ -146,7 +146,7 @@ inline take_back(a)
 inline settle_present(a)
 {
 	printf("place %d is settled: registered\n", a);
-#ifdef AS_CODED_DOUBT
+#ifdef NO_RULE6_STAYS
 	take_back(a);
 #endif
 	suspect[a] = suspect[a] || (removed[a] && state[a] == ABSENT);
