@@ -9,6 +9,7 @@
 #include "pagemap.h"
 #include "policy.h"
 #include "protocol.h"
+#include "restorer.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -464,6 +465,8 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
 	worker_watch_client(w, c);
+	/* A ring that was read before there was a link found nothing to look at. */
+	restorer_ring(w->restorer, c);
 	if (r < 0)
 		log_debug(
 			"client %d: its agent is gone already: %s", (int)c->pid, strerror(-r));
