@@ -5,6 +5,7 @@
 #include "closer.h"
 #include "join.h"
 #include "log.h"
+#include "message.h"
 #include "order.h"
 #include "pagemap.h"
 #include "policy.h"
@@ -23,7 +24,6 @@
 #include <sys/socket.h>
 
 enum {
-	FDS_MAX = 253, /* SCM_MAX_FD */
 	RESERVE_FDS = 256,
 	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
 	CLOSES_MAX = 4096,
@@ -253,23 +253,11 @@ static int send_welcome(struct worker *w, const struct attachment *a)
 	const struct message_welcome welcome = {
 		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME},
 		.bell_page = (uint32_t)(a->bell_at / LINK_PAGE)};
-	struct iovec iov = {(void *)(uintptr_t)&welcome, sizeof(welcome)};
 	const int fds[WELCOME_FDS] = {[WELCOME_FD_DEVICE] = w->device,
 		[WELCOME_FD_LINK] = a->link_fd,
 		[WELCOME_FD_DOORBELL] = a->bell_read};
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(fds))];
-	} control = {.head = {.cmsg_len = CMSG_LEN(sizeof(fds)),
-			     .cmsg_level = SOL_SOCKET,
-			     .cmsg_type = SCM_RIGHTS}};
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control)};
 
-	memcpy(CMSG_DATA(&control.head), fds, sizeof(fds));
-	return sendmsg(a->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+	return message_send(a->socket, &welcome, sizeof(welcome), fds, WELCOME_FDS);
 }
 
 static int on_hello(struct worker *w, struct attachment *a, const struct message_hello *hello)
@@ -305,10 +293,12 @@ static int identify_forked(struct attachment *a, int pidfd)
 {
 	pid_t pid = join_pid_of(pidfd);
 
+	if (pid < 0) {
+		closer_close(pidfd);
+		return pid;
+	}
 	close(a->pidfd);
 	a->pidfd = pidfd;
-	if (pid < 0)
-		return pid;
 	a->agent = a->peer.pid;
 	a->peer.pid = pid;
 	close(steal_fd(&a->procdir));
@@ -424,22 +414,8 @@ sane:
 /* fd -1: none. */
 static int reply(const struct attachment *a, enum message_type type, int fd)
 {
-	struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
-	struct iovec iov = {&head, sizeof(head)};
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)),
-			     .cmsg_level = SOL_SOCKET,
-			     .cmsg_type = SCM_RIGHTS}};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (fd >= 0) {
-		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
-		msg.msg_control = &control;
-		msg.msg_controllen = sizeof(control);
-	}
-	return sendmsg(a->socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
+	return message_send(a->socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
 }
 
 /* The client exists, and others look at it: what it gets now it gets under its gate. */
@@ -506,68 +482,6 @@ static int on_ready_to_join(
 
 /* ---- messages ---- */
 
-struct received {
-	union {
-		struct message_head head;
-		struct message_hello hello;
-		struct message_ready ready;
-	} body;
-	ssize_t size;
-	int fd;	      /* -1 = none */
-	unsigned fds; /* how many came */
-	pid_t sender;
-};
-
-static void take_control(struct msghdr *msg, struct received *m)
-{
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		if (c->cmsg_level != SOL_SOCKET)
-			continue;
-		if (c->cmsg_type == SCM_CREDENTIALS) {
-			struct ucred cred;
-			memcpy(&cred, CMSG_DATA(c), sizeof(cred));
-			m->sender = cred.pid;
-		} else if (c->cmsg_type == SCM_RIGHTS) {
-			int fds[FDS_MAX];
-			size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			memcpy(fds, CMSG_DATA(c), n * sizeof(int));
-			/* The kernel makes it one message's worth at most, in one piece. */
-			m->fds = (unsigned)n;
-			m->fd = n > 0 ? fds[0] : -1;
-			closer_close_all(fds + 1, n > 1 ? (unsigned)n - 1 : 0);
-		}
-	}
-}
-
-static int receive(int socket_fd, struct received *m)
-{
-	union {
-		struct cmsghdr head;
-		/* As many as one message can carry: what is cut off is closed by the kernel,
-		 * here. */
-		char space[CMSG_SPACE(FDS_MAX * sizeof(int)) +
-			   CMSG_SPACE(sizeof(struct ucred))];
-	} control;
-	struct iovec iov = {&m->body, sizeof(m->body)};
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control)};
-
-	memset(m, 0, sizeof(*m));
-	m->fd = -1;
-	m->size = recvmsg(socket_fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	if (m->size < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-	take_control(&msg, m);
-	if (m->size == 0)
-		return -EPIPE;
-	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
-		m->size < (ssize_t)sizeof(m->body.head) || m->body.head.magic != PROTOCOL_MAGIC)
-		return -EBADMSG;
-	return m->body.head.version == PROTOCOL_VERSION ? 1 : -EPROTONOSUPPORT;
-}
-
 static const char *reason(int r)
 {
 	switch (r) {
@@ -590,8 +504,8 @@ static const char *reason(int r)
 
 bool attach_discard(int socket_fd)
 {
-	struct received m;
-	int r = receive(socket_fd, &m);
+	struct message m;
+	int r = message_receive(socket_fd, &m);
 
 	closer_close(m.fd);
 	return r != -EPIPE && r != -ECONNRESET;
@@ -599,8 +513,8 @@ bool attach_discard(int socket_fd)
 
 int attach_advance(struct worker *w, struct attachment *a)
 {
-	struct received m;
-	int r = receive(a->socket, &m);
+	struct message m;
+	int r = message_receive(a->socket, &m);
 
 	if (r == 0)
 		return 0;
