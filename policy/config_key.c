@@ -9,6 +9,11 @@
 static const char *const codec_choices[] = {
 	[POLICY_LZ4] = "lz4", [POLICY_ZSTD] = "zstd", [POLICY_ZSTD + 1] = NULL};
 
+static const char *const unshare_choices[] = {[POLICY_UNSHARE_AUTO] = "auto",
+	[POLICY_UNSHARE_NEVER] = "never",
+	[POLICY_UNSHARE_ALWAYS] = "always",
+	[POLICY_UNSHARE_ALWAYS + 1] = NULL};
+
 /* clang-format off: a table is read in columns */
 const struct config_key config_keys[] = {
 	{SERVICE_KEY(allow_user), .name = "allow-user", .type = VALUE_LIST, .fallback = "root",
@@ -18,6 +23,10 @@ const struct config_key config_keys[] = {
 	{SERVICE_KEY(allow_group), .name = "allow-group", .type = VALUE_LIST,
 		.fallback = "larder", .may_be_empty = true, .reload = true,
 		.help = "who may by group, any of the program's groups; * is everyone"},
+	{SERVICE_KEY(user_clients), .name = "clients-per-user", .type = VALUE_UNSIGNED,
+		.fallback = "4096", .min = "1", .max = "1000000", .reload = true,
+		.help = "most programs of one user that are taken over at a time; root's are "
+			"not counted"},
 	{SERVICE_KEY(readers), .name = "readers", .type = VALUE_UNSIGNED, .fallback = "0",
 		.min = "0", .max = "1024",
 		.help = "threads that answer page faults; 0 is one per CPU"},
@@ -67,6 +76,11 @@ const struct config_key config_keys[] = {
 		.fallback = "never", .min = "1s", .max = "3650d", .never = true, .reload = true,
 		.help = "pages that have been out for this long are packed again, from lz4 to "
 			"zstd, when there is nothing else to do; or never"},
+	{POLICY_KEY(unshare), .name = "unshare", .type = VALUE_CHOICE, .fallback = "auto",
+		.choices = unshare_choices, .reload = true,
+		.help = "whether pages that a fork made shared leave: auto, when nobody else "
+			"has them any more; always, also when each process then has its own "
+			"in the store"},
 	{POLICY_KEY(memory_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
 		.min = "0", .max = "1024T", .reload = true,
 		.help = "most that the packed pages of one program may take; 0 is no limit but "

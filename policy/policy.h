@@ -18,6 +18,7 @@ struct policy_list {
 };
 
 enum policy_codec { POLICY_LZ4, POLICY_ZSTD };
+enum policy_unshare { POLICY_UNSHARE_AUTO, POLICY_UNSHARE_NEVER, POLICY_UNSHARE_ALWAYS };
 enum { POLICY_LEVEL_MAX = 19 }; /* zstd's last level that means something for a page */
 
 struct policy {
@@ -33,14 +34,17 @@ struct policy {
 	unsigned codec;		       /* enum policy_codec: how its pages are packed */
 	unsigned level;		       /* zstd's; 0 = its own choice */
 	uint64_t recompress_after_ms;  /* from lz4 to zstd at this age; 0 = never */
-	uint64_t memory_limit;	       /* stored bytes per client of this policy; 0 = none */
+	unsigned unshare;      /* enum policy_unshare: are pages shared since a fork copied, to
+				  leave? */
+	uint64_t memory_limit; /* stored bytes per client of this policy; 0 = none */
 };
 
 struct config {
 	/* [service] */
 	struct policy_list allow_user; /* who may attach besides root */
 	struct policy_list allow_group;
-	unsigned readers; /* fault threads; 0 = one per CPU */
+	unsigned user_clients; /* most address spaces of one user (root aside) */
+	unsigned readers;      /* fault threads; 0 = one per CPU */
 	/* [store] */
 	uint64_t store_limit; /* bytes; 0 = half of the machine's memory */
 	double owner_limit;   /* share of that for the programs of one user, 0..1 */
@@ -54,9 +58,9 @@ struct config_error {
 	char message[256]; /* what is wrong and would be right, without file name or line */
 };
 
-/* Reads INI text. On -EINVAL err says the first thing wrong; other errors are those of reading f,
- * such as -EISDIR, and -ENOMEM. NULL path text (an absent file) is
- * the caller's business: config_default gives what an empty file gives. */
+/* Reads INI text. On -EINVAL err says the first thing wrong; other errors are those of reading
+ * f, such as -EISDIR, and -ENOMEM. NULL path text (an absent file) is the caller's business:
+ * config_default gives what an empty file gives. */
 int config_read(FILE *f, struct config **ret, struct config_error *err);
 int config_default(struct config **ret);
 void config_free(struct config *c); /* NULL is fine */

@@ -260,6 +260,21 @@ static int send_welcome(struct worker *w, const struct attachment *a)
 	return message_send(a->socket, &welcome, sizeof(welcome), fds, WELCOME_FDS);
 }
 
+/* Each costs descriptors and a process; a forked child that has no agent yet is there already.
+ */
+static bool is_one_too_many(struct worker *w, const struct attachment *a)
+{
+	pthread_mutex_lock(&w->config_lock);
+	unsigned most = w->config->user_clients;
+	pthread_mutex_unlock(&w->config_lock);
+	if (a->peer.uid == 0 || worker_count_user(w, a->peer.uid) < most)
+		return false;
+	log_warn(
+		"process %d: user %s has %u programs taken over (clients-per-user): left alone",
+		(int)a->peer.pid, a->user, most);
+	return true;
+}
+
 static int on_hello(struct worker *w, struct attachment *a, const struct message_hello *hello)
 {
 	int on = 1, r;
@@ -270,6 +285,8 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 	r = choose_policy(w, a, hello);
 	if (r == 0 && a->brief_key && brief_leave(&w->brief, a->brief_key))
 		r = -EPERM;
+	if (r == 0 && is_one_too_many(w, a))
+		r = -EUSERS;
 	if (r < 0) {
 		refuse(a);
 		return 1; /* not managed: not an error */

@@ -10,8 +10,16 @@
 #include "client.h"
 
 /* How pages may be stored. */
+/* Are pages that a fork made shared made the program's own, so that they can leave? */
+enum unshare {
+	UNSHARE_AUTO, /* where nobody else maps them any more */
+	UNSHARE_NEVER,
+	UNSHARE_ALWAYS /* by a copy, too */
+};
+
 struct allowance {
 	struct store_method how;
+	enum unshare unshare;
 	uint32_t stamp;		/* the second, by the service's clock */
 	_Atomic int64_t room;	/* bytes that may still be stored */
 	_Atomic bool exhausted; /* a page found no room */

@@ -152,15 +152,16 @@ static int move_pages(struct pager *p, struct client *c, struct batch *b, unsign
 /* After a fork a page isn't the program's alone, and MOVE refuses it (EBUSY), even when the
  * child is gone. Is it worth a write fault to make it so? While others map it that costs a
  * copy, and its memory isn't saved before the last of them lets go. */
-static bool worth_unsharing(uint64_t pagemap_word)
+static bool worth_unsharing(enum unshare how, uint64_t pagemap_word)
 {
-	return pagemap_word & PM_PRESENT && pagemap_word & PM_EXCLUSIVE;
+	return pagemap_word & PM_PRESENT &&
+	       (how == UNSHARE_ALWAYS || (how == UNSHARE_AUTO && pagemap_word & PM_EXCLUSIVE));
 }
 
 /* The next run of pages from `from` on that were refused and are worth it. Looked at under the
  * gate and with nothing unread: what is unshared must still be what was refused. */
-static int refused_run(
-	struct pager *p, struct client *c, uint64_t number, unsigned from, struct run *ret)
+static int refused_run(struct pager *p, struct client *c, enum unshare how, uint64_t number,
+	unsigned from, struct run *ret)
 {
 	uint64_t word[BLOCK_PAGES], base = number << BLOCK_SHIFT;
 	struct run run = {from, 0};
@@ -174,7 +175,7 @@ static int refused_run(
 		r = pagemap_words(c->pagemap, base, BLOCK_PAGES, word);
 	while (r == 0 && run.first + run.count < BLOCK_PAGES && run.count < RUN_PAGES) {
 		unsigned i = run.first + run.count;
-		if (movable(c, base + i * PAGE_SIZE) && worth_unsharing(word[i]))
+		if (movable(c, base + i * PAGE_SIZE) && worth_unsharing(how, word[i]))
 			run.count++;
 		else if (run.count == 0)
 			run.first++;
@@ -187,14 +188,14 @@ static int refused_run(
 }
 
 /* Returns how many pages can be moved now that could not before, or an error of the order. */
-static int unshare_block(struct pager *p, struct client *c, uint64_t number)
+static int unshare_block(struct pager *p, struct client *c, enum unshare how, uint64_t number)
 {
 	unsigned from = 0;
 	int pages = 0;
 
 	while (from < BLOCK_PAGES) {
 		struct run run;
-		int r = refused_run(p, c, number, from, &run);
+		int r = refused_run(p, c, how, number, from, &run);
 		if (r == 0 && run.count > 0)
 			r = order_unshare(
 				c, (number << BLOCK_SHIFT) + run.first * PAGE_SIZE, run.count);
@@ -430,7 +431,7 @@ static int move_block(
 	uint64_t shared = res->shared_pages;
 	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
 	if (r == 0 && res->shared_pages > shared && !huge) {
-		r = unshare_block(p, c, b->number);
+		r = unshare_block(p, c, b->allowance->unshare, b->number);
 		if (r > 0) {
 			res->shared_pages = shared;
 			r = move_pages(p, c, b, (unsigned)tag, huge, res);

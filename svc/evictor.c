@@ -334,6 +334,7 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 	struct eviction v = {.client = c, .res = res, .counted = -1};
 	quota_terms(e->worker, c, &v.terms);
 	v.allowance.how = v.terms.how;
+	v.allowance.unshare = v.terms.unshare;
 	if (r == 0) {
 		order_busy(c, true);
 		r = evict_blocks(e, &v);

@@ -12,9 +12,13 @@
 _Static_assert(
 	(int)POLICY_LEVEL_MAX == (int)STORE_ZSTD_LEVEL_MAX, "policies may say what zstd knows");
 
+_Static_assert((int)POLICY_UNSHARE_NEVER == (int)UNSHARE_NEVER &&
+		       (int)POLICY_UNSHARE_ALWAYS == (int)UNSHARE_ALWAYS,
+	"the same choices");
+
 static const double MIB = 1 << 20;
 
-/* worker.lock held. A policy that a reload removed: that of all others. */
+/* config_lock held. A policy that a reload removed: that of all others. */
 static const struct policy *policy_locked(const struct worker *w, const struct client *c)
 {
 	struct policy_subject subject = {.exe = c->exe, .uid = c->uid, .policy = c->policy};
@@ -36,6 +40,7 @@ void quota_terms(struct worker *w, const struct client *c, struct terms *ret)
 			.level = zstd ? (int)p->level : 0},
 		.later = {.codec = CODEC_ZSTD, .level = (int)p->level},
 		.recompress_after_ms = p->recompress_after_ms,
+		.unshare = (enum unshare)p->unshare,
 		.client_limit = p->memory_limit,
 		.owner_limit = settings_owner_limit(w->config),
 	};

@@ -14,7 +14,7 @@
 #ifndef LARDER_QUOTA_H
 #define LARDER_QUOTA_H
 
-#include "client.h"
+#include "batch.h"
 
 struct pager;
 
@@ -22,8 +22,9 @@ struct terms {
 	struct store_method how;      /* for pages that leave */
 	struct store_method later;    /* for those that have been out for: */
 	uint64_t recompress_after_ms; /* 0 = never */
-	uint64_t client_limit;	      /* bytes; 0 = none */
-	uint64_t owner_limit;	      /* bytes */
+	enum unshare unshare;
+	uint64_t client_limit; /* bytes; 0 = none */
+	uint64_t owner_limit;  /* bytes */
 };
 
 /* As of the settings now: a reload counts from the next eviction on. */

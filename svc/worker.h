@@ -94,6 +94,7 @@ void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
+size_t worker_count_user(struct worker *w, uid_t uid);		  /* its clients */
 struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or NULL */
 struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
 struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */

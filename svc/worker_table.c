@@ -95,6 +95,17 @@ int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
 	return 0;
 }
 
+size_t worker_count_user(struct worker *w, uid_t uid)
+{
+	size_t count = 0;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		count += w->client[i]->uid == uid;
+	pthread_mutex_unlock(&w->lock);
+	return count;
+}
+
 struct client *worker_by_id(struct worker *w, uint64_t id)
 {
 	struct client *found = NULL;

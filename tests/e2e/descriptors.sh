@@ -46,3 +46,14 @@ answers() { grep -q -e good -e bad "$work/client.out"; }
 echo go >"$work/home/in"
 wait_for answers || fail 'a fork hangs'
 grep -q good "$work/client.out" || fail 'a forked child read wrong bytes'
+larderd_stop
+
+larderd_start $'[service]
+allow-user = *
+clients-per-user = 2'
+for _ in 1 2 3; do
+	client_start sleep 1000
+done
+wait_for grep -q 'clients-per-user' "$work/larderd.log" || fail 'a third program of one user is taken over'
+two() { [ "$(json '.clients | length')" -eq 2 ]; }
+wait_for two || fail "clients of one user: $(larder status)"

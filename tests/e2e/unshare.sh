@@ -11,7 +11,8 @@ need python3
 # Forks at `f`, ends the child at `w`, checks what it has at `c`.
 # shellcheck disable=SC2016 # not for the shell
 program='
-import array, os, signal, sys, zlib
+import array, ctypes, os, signal, sys, zlib
+libc = ctypes.CDLL(None)
 data = bytearray(array.array("Q", range(int(sys.argv[1]) << 17)))
 want = zlib.crc32(data)
 child = 0
@@ -21,6 +22,7 @@ while True:
     if order == b"f":
         child = os.fork()
         if child == 0:
+            libc.prctl(1, signal.SIGKILL)
             signal.pause()
     elif order == b"w":
         os.kill(child, signal.SIGKILL)
@@ -33,15 +35,20 @@ while True:
 mb=${UNSHARE_MB:-30}
 bytes=$((mb << 20))
 mkfifo -m 666 "$work/home/in"
-larderd_start "$everyone"
-(cd "$work/home" && as_nobody "$work/bin/larder" run -- /usr/bin/python3 -c "$program" "$mb") \
-	>"$work/client.out" 2>&1 <>"$work/home/in" &
-client_pid=$!
-started+=("$client_pid")
-wait_for grep -q ready "$work/client.out" || fail "not ready: $(cat "$work/client.out")"
-client_wait
-
-lines=1
+larderd_start "$everyone"$'
+[policy copy]
+unshare = always
+[policy stay]
+unshare = never'
+begin() { # POLICY
+	(cd "$work/home" && as_nobody "$work/bin/larder" run --policy "$1" -- \
+		/usr/bin/python3 -c "$program" "$mb") >"$work/client.out" 2>&1 <>"$work/home/in" &
+	client_pid=$!
+	started+=("$client_pid")
+	wait_for grep -q ready "$work/client.out" || fail "not ready: $(cat "$work/client.out")"
+	client_wait
+	lines=1
+}
 answers() { [ "$(grep -c . "$work/client.out")" -gt "$lines" ]; }
 order() {
 	printf %s "$1" >"$work/home/in"
@@ -50,6 +57,7 @@ order() {
 	tail -n 1 "$work/client.out" | grep -q done || fail "order $1: $(tail -n 3 "$work/client.out")"
 }
 
+begin default
 order f
 evict_fully
 shared=$(jq .shared_pages "$work/evict.out")
@@ -65,4 +73,23 @@ order c # the child holds what is out, and what came back is shared again
 order w
 evict_fully
 [ "$(client evicted_bytes)" -ge "$bytes" ] || fail "the second time: $(cat "$work/evict.out")"
+order c
+order f # it goes on with a child
+kill -9 "$client_pid"
+wait "$client_pid" 2>/dev/null || true
+
+begin copy
+order f
+evict_fully
+[ "$(client evicted_bytes)" -ge "$bytes" ] || fail "unshare = always: $(cat "$work/evict.out")"
+order c
+order w
+kill -9 "$client_pid"
+wait "$client_pid" 2>/dev/null || true
+
+begin stay
+order f
+order w
+evict_fully
+[ "$(client evicted_bytes)" -lt "$bytes" ] || fail "unshare = never: $(cat "$work/evict.out")"
 order c
