@@ -409,6 +409,8 @@ static int on_ready(struct worker *w, struct attachment *a, const struct message
 		r = -EBADF;
 	else if (fcntl(uffd, F_SETFL, O_NONBLOCK) < 0)
 		r = -errno;
+	else if (is_one_too_many(w, a)) /* others said HELLO at the same time */
+		r = -EUSERS;
 	else
 		goto sane;
 	closer_close(uffd);
@@ -512,6 +514,8 @@ static const char *reason(int r)
 		return "the descriptor it sent is not a userfaultfd";
 	case -EPERM:
 		return "the userfaultfd is not of its own memory";
+	case -EUSERS:
+		return "its user has enough programs here";
 	case -ESRCH:
 		return "it ended or execed meanwhile, or the agent doesn't share its memory";
 	default:
