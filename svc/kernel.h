@@ -54,6 +54,19 @@ struct uffdio_move {
 #define KCMP_VM 1
 #endif
 
+/* Of sched_setattr(2), which glibc 2.36 lacks. */
+struct sched_attributes {
+	__u32 size;
+	__u32 policy;
+	__u64 flags;
+	__s32 nice;
+	__u32 priority;
+	__u64 runtime; /* ns; for SCHED_OTHER the slice, since Linux 6.12 */
+	__u64 deadline;
+	__u64 period;
+};
+enum { SHORTEST_SLICE_NS = 100000 };
+
 /* /proc/PID/pagemap, one u64 a page (Documentation/admin-guide/mm/pagemap.rst). */
 #define PM_PRESENT   (1ULL << 63)
 #define PM_SWAP	     (1ULL << 62) /* set for guard pages as well */

@@ -1,5 +1,6 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
+#include "kernel.h"
 #include "log.h"
 #include "policy.h"
 #include "points.h"
@@ -10,12 +11,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define DEFAULT_RUNTIME_DIR "/run/larder"
 
@@ -88,6 +91,19 @@ static void make_options(struct option option[ROWS + 1], char *letters)
 	}
 	option[ROWS] = (struct option){0};
 	*letters = '\0';
+}
+
+/* Whoever waits for us waits for a CPU too, and on a busy machine that was most of the wait. A
+ * short slice lets a thread that wakes run at once, and gives it no more time than others get
+ * (Linux 6.12: sched/eevdf, "Allow shorter slices to wakeup-preempt"). All threads inherit it.
+ */
+static void ask_for_short_slices(void)
+{
+	struct sched_attributes attr = {
+		.size = sizeof(attr), .policy = SCHED_OTHER, .runtime = SHORTEST_SLICE_NS};
+
+	if (syscall(SYS_sched_setattr, 0, &attr, 0) < 0)
+		log_debug("sched_setattr: %s", strerror(errno));
 }
 
 static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump)
@@ -173,6 +189,7 @@ int main(int argc, char **argv)
 	o.no_eviction = probe_kernel(o.device);
 	if (o.no_eviction)
 		log_error("nothing will be evicted: %s", o.no_eviction);
+	ask_for_short_slices();
 	raise_limits(); /* after the probe, which discards memory: locked memory can't be */
 	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
