@@ -179,6 +179,11 @@ int main(int argc, char **argv)
 		usage(stderr);
 		return 2;
 	}
+	char message[256];
+	if (points_choose(getenv("LARDER_POINTS"), message, sizeof(message)) < 0) {
+		log_error("%s", message);
+		return 2;
+	}
 	if (dump)
 		return dump_config(o.config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	/* Other people's pages pass through our memory. */

@@ -1,6 +1,7 @@
 #include "points.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,23 +23,40 @@ static struct {
 	unsigned one_in;
 } chosen[POINT_COUNT];
 
+/* Digits only, from 1 to most; moves *text behind them. 0: none there, or out of range. */
+static unsigned parse_number(const char **text, unsigned most)
+{
+	size_t digits = strspn(*text, "0123456789");
+	unsigned long n = digits > 0 && digits < 10 ? strtoul(*text, NULL, 10) : 0;
+
+	*text += digits;
+	return n <= most ? (unsigned)n : 0;
+}
+
+static bool parse_setting(const char *text, enum point p)
+{
+	unsigned us = parse_number(&text, MICROSECONDS_MAX), one_in = 1;
+
+	if (*text == ':') {
+		text++;
+		one_in = parse_number(&text, UINT_MAX);
+	}
+	if (us == 0 || one_in == 0 || *text)
+		return false;
+	chosen[p].microseconds = us;
+	chosen[p].one_in = one_in;
+	return true;
+}
+
 static int parse_one(const char *text, char *message, unsigned size)
 {
 	const char *equals = strchr(text, '=');
-	unsigned us = 0, one_in = 1;
-	char end;
 
 	for (int p = 0; equals && p < POINT_COUNT; p++) {
 		size_t len = strlen(names[p]);
-		if (len != (size_t)(equals - text) || memcmp(names[p], text, len) != 0)
-			continue;
-		int n = sscanf(equals + 1, "%u:%u%c", &us, &one_in, &end);
-		if (n < 1 || n > 2 || us == 0 || us > MICROSECONDS_MAX || one_in == 0 ||
-			(n == 1 && strchr(equals, ':')))
-			break;
-		chosen[p].microseconds = us;
-		chosen[p].one_in = one_in;
-		return 0;
+		if (len == (size_t)(equals - text) && memcmp(names[p], text, len) == 0 &&
+			parse_setting(equals + 1, (enum point)p))
+			return 0;
 	}
 	snprintf(message, size, "LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN]", text);
 	return -EINVAL;

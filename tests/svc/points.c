@@ -1,0 +1,58 @@
+/* LARDER_POINTS: what it takes, what it refuses and says. */
+#include "points.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void wrong_text_is_named(void **state)
+{
+	static const char *const wrong[] = {"nowhere=100", "fetch", "fetch=", "fetch=0", "=100",
+		"fetch=10:0", "fetch=10:", "fetch=x", "fetch=10x", "fetch=10:2x", "fetch=-1:1",
+		"fetch=99999999", "move=10,zap=ten", "fetc=10", "fetchh=10"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		char message[256] = "";
+		int r = points_choose(wrong[i], message, sizeof(message));
+		if (r != -EINVAL || !strstr(message, "LARDER_POINTS"))
+			fail_msg("%s: %d, \"%s\"", wrong[i], r, message);
+		assert_false(points_chosen);
+	}
+}
+
+static void nothing_is_chosen_by_default(void **state)
+{
+	char message[256];
+
+	(void)state;
+	assert_int_equal(points_choose(NULL, message, sizeof(message)), 0);
+	assert_int_equal(points_choose("", message, sizeof(message)), 0);
+	assert_false(points_chosen);
+	point(POINT_fetch);
+}
+
+static void right_text_is_taken(void **state)
+{
+	char message[256];
+
+	(void)state;
+	assert_int_equal(points_choose("fetch=1,move=1:3,settle=10000000:1000000", message,
+				 sizeof(message)),
+		0);
+	assert_true(points_chosen);
+	point(POINT_fetch);
+	point(POINT_zap);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_is_chosen_by_default),
+		cmocka_unit_test(wrong_text_is_named), cmocka_unit_test(right_text_is_taken)};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
