@@ -93,7 +93,8 @@ taken() {
 	[ "$(json '[.clients[].evicted_bytes] | add // 0')" -ge $((memory * 15 / 16)) ]
 }
 
-no_agent() { [ "$(json '[.clients[] | select(.agent_pid > 0)] | length')" -eq 0 ]; }
+# Its own: a child that it forked has one for as long as it lives.
+no_agent() { [ "$(json "[.clients[] | select(.agent_pid > 0 and .pid == $pid)] | length")" -eq 0 ]; }
 
 # The service's timer: what is left of it, 0 when it isn't set.
 timer() { sed -n 's/^it_value: (\(.*\), \(.*\))/\1 \2/p' /proc/"$service"/fdinfo/* | awk '{ print $1 * 1e9 + $2 }'; }
