@@ -176,12 +176,17 @@ static int introduce(struct agent *a, int *ret_device, bool *ret_adopt)
 
 /* From here on the program's calls ask the service. Those that are under way do without, and
  * end before anything is taken (rule 7). */
-static void publish(struct agent *a)
+static int publish(struct agent *a)
 {
 	a->page->bell = (volatile uint8_t *)a->bell;
 	atomic_store(&a->page->link, a->link);
-	while (atomic_load(&a->page->unlinked_calls) > 0)
+	for (int i = 0; atomic_load(&a->page->unlinked_calls) > 0; i++) {
+		/* One that never ends, as when its process was killed in it. */
+		if (i == AGAIN_MAX)
+			return -ETIME;
 		rest(AGAIN_NS);
+	}
+	return 0;
 }
 
 static void withdraw(struct agent *a)
@@ -238,8 +243,9 @@ int agent_join(struct agent *a)
 	if (a->socket < 0)
 		return a->socket;
 	int r = introduce(a, &device, &adopt);
+	if (r >= 0)
+		r = publish(a);
 	if (r >= 0) {
-		publish(a);
 		r = adopt ? be_adopted(a) : 1;
 	}
 	if (r == 1)

@@ -60,8 +60,11 @@ void attach_free(struct attachment *a)
 {
 	if (!a)
 		return;
-	if (a->link)
+	if (a->link) {
+		/* Its shim may ask already: nobody will answer. */
+		atomic_store(&a->link->head.closed, 1);
 		munmap(a->link, sizeof(*a->link));
+	}
 	closer_close(a->socket);
 	const int fds[] = {a->pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
@@ -388,6 +391,7 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	if (r == 0)
 		r = join_prove(uffd, c->pagemap, c->bell);
 	if (r < 0) {
+		atomic_store(&c->link->head.closed, 1);
 		order_exit(c->link, c->doorbell);
 		client_unref(c);
 		return r;
@@ -481,8 +485,9 @@ static int on_ready_to_join(
 	if (r < 0)
 		return r;
 	/* Another image could run by now, with memory of its own. */
-	r = shares_memory(a->peer.pid, a->agent) ? join_find(w, pagemap, a->bell_at, &c)
-						 : -ESRCH;
+	r = shares_memory(a->peer.pid, a->agent)
+		    ? join_find(w, a->peer.uid, pagemap, a->bell_at, &c)
+		    : -ESRCH;
 	if (r == 0) {
 		r = join_client(w, a, c, mem, pagemap, ready);
 		client_unref(c);

@@ -79,6 +79,7 @@ struct client {
 	bool starved;	 /* the last answer found no memory within the client's limits */
 	char why[160];	 /* as of the last evict_result */
 	bool fork_waits; /* a FORK found no descriptor */
+	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
 
 	blob_t *unneeded; /* owned; blobs to be let go of once the rows that name them are gone

@@ -201,6 +201,8 @@ static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret
 		for (size_t k = 0; k < c->space.region_count; k++)
 			s->managed_bytes += c->space.region[k].end - c->space.region[k].start;
 		pthread_mutex_unlock(&c->gate);
+		if (atomic_load(&c->pending))
+			worker_retry_later(w, c, 1);
 		s->faults += atomic_load(&c->faults);
 		s->pages_evicted += atomic_load(&c->pages_evicted);
 		s->pages_restored += atomic_load(&c->pages_restored);

@@ -112,6 +112,9 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	}
 	if (r < 0)
 		return r;
+	/* A slot that was used before may be full still, of a page that has come back since. */
+	for (unsigned i = 0; i < BLOCK_PAGES / 64; i++)
+		done.moved[i] &= ~b->moved[i];
 	hold(c, b, tag, &done);
 	res->shared_pages += done.busy_pages;
 	atomic_fetch_add(&c->move_refused, done.busy_pages);

@@ -431,6 +431,7 @@ static void *evictor_main(void *arg)
 			pthread_mutex_unlock(&e->lock);
 		}
 	}
+	pager_leave_thread(&e->pager);
 	return NULL;
 }
 

@@ -15,11 +15,16 @@
 int join_prove(int uffd, int pagemap, uint64_t bell)
 {
 	uint64_t word;
+	uint32_t rounds;
 	int r = uffd_register(uffd, bell, PAGE_SIZE, UFFDIO_REGISTER_MODE_WP);
 
 	if (r < 0)
 		return r;
-	for (int on = 1; r == 0 && on >= 0; on--) {
+	if (getrandom(&rounds, sizeof(rounds), GRND_NONBLOCK) < 0)
+		rounds = 0x5a5a5a5a;
+	/* At random, so that nobody who toggles the bit by other means answers right. */
+	for (int i = 0; r == 0 && i < 32; i++) {
+		int on = rounds >> i & 1;
 		r = uffd_protect(uffd, bell, PAGE_SIZE, on);
 		if (r == 0)
 			r = pagemap_words(pagemap, bell, 1, &word);
@@ -77,8 +82,30 @@ uint32_t join_random_page(void)
 	return page;
 }
 
+/* To register a page that is registered already, and take that back, would lose what is out
+ * there: so not where anything of ours is, nor while that may just be changing. */
+static int ask(struct client *c, int pagemap, uint64_t bell)
+{
+	int r = -EAGAIN;
+
+	if (pthread_mutex_trylock(&c->gate) != 0)
+		return r;
+	if (space_region_at(&c->space, bell))
+		r = -EPERM;
+	else if (!space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+		r = uffd_registered(c->uffd, bell);
+	if (r == 0)
+		r = join_prove(c->uffd, pagemap, bell);
+	else if (r == 1)
+		r = -EPERM;
+	pthread_mutex_unlock(&c->gate);
+	if (atomic_load(&c->pending))
+		worker_retry_later(c->worker, c, 1);
+	return r;
+}
+
 /* Asking changes nothing in a child that has nothing mapped there, and only this one has. */
-int join_find(struct worker *w, int pagemap, uint64_t bell, struct client **ret)
+int join_find(struct worker *w, uid_t uid, int pagemap, uint64_t bell, struct client **ret)
 {
 	struct client **client, *found = NULL;
 	size_t count;
@@ -87,8 +114,8 @@ int join_find(struct worker *w, int pagemap, uint64_t bell, struct client **ret)
 	if (r < 0)
 		return -EAGAIN;
 	for (size_t i = 0; i < count; i++) {
-		if (!found && is_expected(client[i])) {
-			r = join_prove(client[i]->uffd, pagemap, bell);
+		if (!found && client[i]->uid == uid && is_expected(client[i])) {
+			r = ask(client[i], pagemap, bell);
 			if (r == 0)
 				found = client[i];
 			else if (r == -EAGAIN)

@@ -22,8 +22,8 @@ bool join_expected(struct worker *w);
  * above where programs lie. */
 uint32_t join_random_page(void);
 
-/* The child that has its bell there: a reference. -ENOENT: none; -EAGAIN: perhaps one whose
- * event is in flight. */
-int join_find(struct worker *w, int pagemap, uint64_t bell, struct client **ret);
+/* The child of this user that has its bell there: a reference. -ENOENT: none; -EAGAIN: perhaps
+ * one that can't be asked now. */
+int join_find(struct worker *w, uid_t uid, int pagemap, uint64_t bell, struct client **ret);
 
 #endif

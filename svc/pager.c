@@ -50,8 +50,7 @@ void pager_done(struct pager *p)
 		qsbr_quit(&p->worker->qsbr, p->qsbr);
 	store_scratch_free(p->scratch);
 	free(p->buffer);
-	if (p->has_alarm)
-		timer_delete(p->alarm);
+	pager_leave_thread(p);
 	memset(p, 0, sizeof(*p));
 }
 
@@ -326,43 +325,52 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 /* A program that made its userfaultfd wait for us: nothing but harm can be meant. */
 static void end_hostile(struct client *c)
 {
-	c->failed = true;
+	c->failed = c->hostile = true;
 	log_error("client %d (%s): its userfaultfd was made to block the service; it is killed",
 		(int)c->pid, c->exe);
 	if (c->pidfd >= 0)
 		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
 }
 
-static void set_alarm(struct pager *p, long ns)
+/* Of the calling thread: a timer is bound to the one that made it. */
+static bool set_alarm(struct pager *p, long ns)
 {
-	const struct itimerspec in = {.it_value.tv_nsec = ns};
+	/* Again and again, for one that comes just before the read would be lost. */
+	const struct itimerspec in = {.it_value.tv_nsec = ns, .it_interval.tv_nsec = ns};
 
 	if (!p->has_alarm) {
 		struct sigevent e = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
 		e._sigev_un._tid = gettid();
 		p->has_alarm = timer_create(CLOCK_MONOTONIC, &e, &p->alarm) == 0;
 	}
-	if (p->has_alarm)
-		timer_settime(p->alarm, 0, &in, NULL);
+	return p->has_alarm && timer_settime(p->alarm, 0, &in, NULL) == 0;
 }
 
-/* A forked child's open file doesn't take RWF_NOWAIT, and once it has an agent it has the file
- * too, and can clear its O_NONBLOCK between any two calls of ours. So a read that waits is
- * interrupted.
- */
+void pager_leave_thread(struct pager *p)
+{
+	if (p->has_alarm)
+		timer_delete(p->alarm);
+	p->has_alarm = false;
+}
+
+/* A forked child's open file doesn't take RWF_NOWAIT, and once it has, or had, an agent it has
+ * the file too, and can clear its O_NONBLOCK between any two calls of ours. So a read that
+ * waits is interrupted. */
 static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t size)
 {
-	bool shared = c->agent_pid != 0;
+	bool shared = c->pagemap >= 0;
 
 	if (shared) {
 		fcntl(c->uffd, F_SETFL, O_NONBLOCK);
-		set_alarm(p, ALARM_NS);
+		if (!set_alarm(p, ALARM_NS))
+			return errno = EAGAIN, -1;
 	}
 	ssize_t n = read(c->uffd, to, size);
 	int error = errno;
 	if (shared)
 		set_alarm(p, 0);
-	if (n < 0 && error == EINTR)
+	/* A signal that comes otherwise interrupts a read that doesn't wait, too. */
+	if (n < 0 && error == EINTR && !(fcntl(c->uffd, F_GETFL) & O_NONBLOCK))
 		end_hostile(c);
 	errno = error;
 	return n;
@@ -422,6 +430,8 @@ int pager_drain(struct pager *p, struct client *c)
 
 	if (client_state(c) == CLIENT_GONE)
 		return -ESRCH;
+	if (c->hostile)
+		return 0;
 	for (;;) {
 		r = read_some(p, c);
 		if (r < 0)

@@ -37,6 +37,8 @@ struct pager {
 
 int pager_init(struct pager *p, struct worker *w);
 void pager_done(struct pager *p);
+/* The thread that used it ends, and another may use it. */
+void pager_leave_thread(struct pager *p);
 
 /* Everything that is to be read from the client's uffd now. Doesn't wait for the gate. */
 void pager_service(struct pager *p, struct client *c);

@@ -188,6 +188,7 @@ static void *reader_main(void *arg)
 		bool stop = !serve_events(r, event, n);
 		go_on = turn_end(r) && !stop;
 	}
+	pager_leave_thread(&r->pager);
 	atomic_store(&r->ended, true);
 	return NULL;
 }

@@ -472,10 +472,11 @@ void shim_attach(void)
 {
 	int saved = errno, fds[WELCOME_FDS];
 	struct sched_attributes before;
-	bool hurried = hurry(&before);
+	bool hurried = false;
 	int socket_fd = shim_near_limit() || kept_out() ? -1 : connect_service();
 
 	if (socket_fd >= 0) {
+		hurried = hurry(&before);
 		if (send_hello(socket_fd) == 0 && receive_welcome(socket_fd, fds) == 0) {
 			take_over(socket_fd, fds);
 			for (int i = 0; i < WELCOME_FDS; i++)

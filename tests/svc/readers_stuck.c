@@ -34,6 +34,11 @@ int pager_init(struct pager *p, struct worker *w)
 	return 0;
 }
 
+void pager_leave_thread(struct pager *p)
+{
+	(void)p;
+}
+
 void pager_done(struct pager *p)
 {
 	p->worker = NULL;
