@@ -389,7 +389,7 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	if (r == 0)
 		r = uffd_api(uffd);
 	if (r == 0)
-		r = join_prove(uffd, c->pagemap, c->bell);
+		r = join_prove(uffd, c->pagemap, c->bell, 4);
 	if (r < 0) {
 		atomic_store(&c->link->head.closed, 1);
 		order_exit(c->link, c->doorbell);
