@@ -78,7 +78,7 @@ struct client {
 	unsigned window;
 	bool starved;	 /* the last answer found no memory within the client's limits */
 	char why[160];	 /* as of the last evict_result */
-	bool fork_waits; /* a FORK found no descriptor */
+	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */
 	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
 

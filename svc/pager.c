@@ -363,7 +363,7 @@ static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t s
 	if (shared) {
 		fcntl(c->uffd, F_SETFL, O_NONBLOCK);
 		if (!set_alarm(p, ALARM_NS))
-			return errno = EAGAIN, -1;
+			return errno = EINTR, -1; /* later */
 	}
 	ssize_t n = read(c->uffd, to, size);
 	int error = errno;
@@ -389,10 +389,11 @@ static int read_some(struct pager *p, struct client *c)
 		n = read_forked(p, c, msg, sizeof(msg));
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
-	/* A FORK stays queued, and its client waits, until there is room. */
-	c->fork_waits = n < 0 && (errno == EMFILE || errno == ENFILE);
+	/* A FORK stays queued, and its client waits, until there is room. After a signal what
+	 * is there is unread, and no edge will tell of it again. */
+	c->read_again = n < 0 && (errno == EMFILE || errno == ENFILE || errno == EINTR);
 	if (n < 0)
-		return errno == EAGAIN || errno == EINTR || c->fork_waits ? 0 : -errno;
+		return errno == EAGAIN || c->read_again ? 0 : -errno;
 	int count = (int)((size_t)n / sizeof(msg[0]));
 	point(POINT_read);
 	for (int i = 0; i < count; i++)
@@ -449,7 +450,7 @@ int pager_drain(struct pager *p, struct client *c)
 	}
 	if (unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
 		space_forget_aside(&c->space);
-	if (c->deferred_count > 0 || unsettled(&c->space) || c->fork_waits ||
+	if (c->deferred_count > 0 || unsettled(&c->space) || c->read_again ||
 		reads == READS_MAX)
 		worker_retry_later(p->worker, c, c->starved ? RETRY_STARVED_NS : RETRY_NS);
 	return 0;
