@@ -65,6 +65,7 @@ int shim_give_back(const void *addr, size_t len)
 	q->op = LINK_GIVE_BACK;
 	q->addr = from;
 	q->len = size;
+	q->reason = LINK_FOR_A_CALL;
 	atomic_store(&q->state, LINK_POSTED);
 	/* The page is write-protected: the store faults, the service is told, and it lets the
 	 * store through when the request is done. It is open for a moment between two requests,

@@ -22,6 +22,7 @@ struct shim_page {
 	uint8_t *area;
 	size_t area_bytes;
 	pid_t program; /* a vfork child has this page, and another pid */
+	_Atomic bool left; /* the limits were lowered (shim_limit.c) */
 	/* Calls that found no link and do without: an agent that comes late waits for them. */
 	_Atomic uint32_t unlinked_calls;
 };

@@ -50,14 +50,15 @@ bool shim_staging_unused(const struct link *link)
  * nothing. When anything fails, we stay as large as we are. */
 static void leave(struct link *link)
 {
-	static _Atomic bool left;
 	uint8_t *staging = shim_page->staging;
 
-	if (atomic_exchange(&left, true))
+	if (atomic_exchange(&shim_page->left, true))
 		return;
 	int ticket = shim_give_back(NULL, SHIM_WHOLE_SPACE);
 	if (ticket < 0 ? !atomic_load(&link->head.closed) : link->request[ticket].result != 0)
 		return;
+	if (ticket >= 0)
+		link->request[ticket].reason = LINK_FOR_LIMITS;
 	for (int i = 0; !shim_staging_unused(link); i++) {
 		if (i == ZAP_TRIES)
 			return;
