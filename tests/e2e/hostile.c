@@ -114,6 +114,16 @@ static void out_of_order(void)
 	expect_end(h.socket, "a second HELLO is taken");
 }
 
+/* After READY: who asks by the link must hear that nobody will answer. */
+static void expect_refused(const struct hostile *h, const char *what)
+{
+	expect_end(h->socket, what);
+	if (!atomic_load(&h->link->head.closed)) {
+		errno = 0;
+		die("the link of one that was turned away isn't closed");
+	}
+}
+
 static void descriptors(void)
 {
 	const struct message_hello hello = {
@@ -126,7 +136,7 @@ static void descriptors(void)
 		for (size_t k = 0; k < FDS_MAX; k++)
 			fds[k] = h.uffd;
 		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, fds, counts[i]);
-		expect_end(h.socket, "a wrong number of descriptors is taken");
+		expect_refused(&h, "a wrong number of descriptors is taken");
 		int fd = dial();
 		say(fd, &hello, sizeof(hello), fds, counts[i] ? counts[i] : 1);
 		expect_end(fd, "HELLO with descriptors is taken");
@@ -151,7 +161,7 @@ static void not_uffd(void)
 		struct hostile h = introduce();
 		int fd = i < WELCOME_FDS ? h.fds[i] : files[i - WELCOME_FDS];
 		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
-		expect_end(h.socket, "what is no userfaultfd is taken");
+		expect_refused(&h, "what is no userfaultfd is taken");
 		forget(&h);
 	}
 }
@@ -185,7 +195,7 @@ static void foreign_uffd(void)
 	memcpy(&fd, CMSG_DATA(&control.head), sizeof(fd));
 	say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
 	/* Whether it was taken shows before the child's end would end it. */
-	expect_end(h.socket, "a userfaultfd of another process is taken");
+	expect_refused(&h, "a userfaultfd of another process is taken");
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 }
@@ -207,7 +217,7 @@ static void addresses(void)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct hostile h = introduce();
 		say_ready(&h, bad[i].staging, bad[i].bell, &h.uffd, 1);
-		expect_end(h.socket, "a bad address is taken");
+		expect_refused(&h, "a bad address is taken");
 		forget(&h);
 	}
 }
