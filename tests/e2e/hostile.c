@@ -248,7 +248,8 @@ static void *take_number(void *number)
 static void borrowed_number(void)
 {
 	uint8_t *stack = (uint8_t *)map(BLOCK) + BLOCK;
-	int fd = -1, status = 0;
+	struct message_welcome welcome;
+	int fds[WELCOME_FDS], fd = -1, status = 0;
 	pthread_t thread;
 	pid_t number = clone(number_connects, stack, CLONE_VM | CLONE_FILES | SIGCHLD, &fd);
 
@@ -259,7 +260,8 @@ static void borrowed_number(void)
 	while (!atomic_load(&number_taken))
 		sched_yield();
 	say_hello_forked(fd);
-	expect_end(fd, "an agent that has ended is taken");
+	if (hear(fd, &welcome, sizeof(welcome), fds, WELCOME_FDS))
+		die("an agent that has ended is welcome");
 	_exit(0);
 }
 
