@@ -1,15 +1,19 @@
 /* A signal handler that forks inside a call that the shim follows, at each instruction of it:
  *
- *   interrupted linked|unlinked fork|_Fork
+ *   interrupted linked|unlinked|stuck fork|_Fork
  *
  * Run by `larder run`, the latter with --no-inherit. A child of ours calls mlock(2) round after
  * round; in the n-th it is stopped after n instructions, and its handler forks. The grandchild
  * goes on with the call, whose link, if it had one, isn't there any more. It must come to its
  * end, be counted while it does without the service, and not longer: else an agent waits for
  * ever, or comes too early. Prints how many rounds there were; 1 and a reason where it fails.
+ *
+ * Stuck: a child's call never ends, as when its process was killed in it. Its agent gives up.
  */
+#include "kernel.h"
 #include "shim.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -174,6 +178,38 @@ static void lock_for_ever(bool linked)
 	}
 }
 
+/* Our agent: who else has our memory? */
+static bool has_agent(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *e;
+	bool found = false;
+
+	while (proc && !found && (e = readdir(proc))) {
+		int pid = atoi(e->d_name);
+		found = pid > 0 && pid != getpid() &&
+			syscall(SYS_kcmp, getpid(), pid, KCMP_VM, 0, 0) == 0;
+	}
+	closedir(proc);
+	return found;
+}
+
+static void be_stuck(void)
+{
+	struct link *link;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	atomic_fetch_add(&page->calls, 1);
+	while (!(link = atomic_load(&page->link)))
+		sched_yield();
+	if (!has_agent())
+		die("there is no agent");
+	while (!atomic_load(&link->head.closed) || has_agent())
+		usleep(1000);
+	/* Nobody waits for an answer that doesn't come. */
+	_exit(mlock(locked, LINK_PAGE) == 0 ? 0 : LOCK_FAILED);
+}
+
 /* ---- we ---- */
 
 static int wait_stop(pid_t child)
@@ -217,6 +253,7 @@ static bool interrupt(pid_t child, unsigned steps)
 int main(int argc, char **argv)
 {
 	unsigned rounds = 0;
+	int status;
 
 	if (argc != 3)
 		return 2;
@@ -225,8 +262,12 @@ int main(int argc, char **argv)
 		NULL, LINK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	fork_somehow = strcmp(argv[2], "_Fork") == 0 ? _Fork : fork;
 	pid_t child = fork();
+	if (child == 0 && strcmp(argv[1], "stuck") == 0)
+		be_stuck();
 	if (child == 0)
 		lock_for_ever(strcmp(argv[1], "linked") == 0);
+	if (strcmp(argv[1], "stuck") == 0)
+		return waitpid(child, &status, 0) != child || status != 0;
 	wait_stop(child);
 	while (rounds < ROUNDS_MAX && interrupt(child, rounds))
 		rounds++;

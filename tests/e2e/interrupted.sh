@@ -15,4 +15,7 @@ for how in fork _Fork; do
 		echo "$what, $how: $(cat "$work/client.out")"
 	done
 done
+echo '-- a call that never ends'
+(cd "$work/home" && as_nobody timeout 60 "$work/bin/larder" run -- "$work/bin/interrupted" stuck fork) \
+	>"$work/client.out" 2>&1 || fail "its agent waits for ever: $(cat "$work/client.out")"
 larderd_stop
