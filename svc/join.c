@@ -93,7 +93,7 @@ static int ask(struct client *c, int pagemap, uint64_t bell)
 		return r;
 	if (space_region_at(&c->space, bell))
 		r = -EPERM;
-	else if (!space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+	else if (!space_in_doubt(&c->space)) /* with the fence up, EAGAIN */
 		r = uffd_registered(c->uffd, bell);
 	if (r == 0)
 		r = join_prove(c->uffd, pagemap, bell, 32);
