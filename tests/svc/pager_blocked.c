@@ -1,9 +1,10 @@
 /* Reading the userfaultfd of a forked child, which has it too and can make any read of it wait.
  * The pager reads real ones; everything else of the service is a stub, and the child acts in
  * the read call. */
-#include "batch.h"
+#include "birth.h"
 #include "pager.h"
 #include "restorer.h"
+#include "sequence.h"
 #include "settle.h"
 #include "worker.h"
 
@@ -67,11 +68,6 @@ int __wrap_timer_create(clockid_t clock, struct sigevent *e, timer_t *ret)
 	return __real_timer_create(clock, e, ret);
 }
 
-void batch_follow(struct batch *b, struct client *c)
-{
-	(void)b, (void)c;
-}
-
 void client_mark_gone(struct client *c)
 {
 	atomic_store(&c->state, CLIENT_GONE);
@@ -82,26 +78,42 @@ void restorer_ring(struct restorer *r, struct client *c)
 	(void)r, (void)c;
 }
 
-void settle_fork(struct pager *p, const struct space *parent, struct client *child)
-{
-	(void)p, (void)parent, (void)child;
-}
-
 int settle_doubt(struct client *c)
 {
 	(void)c;
 	return 0;
 }
 
-struct client *worker_new_client(struct worker *w, int uffd)
+void settle_calm(struct client *c)
 {
-	(void)w, (void)uffd;
-	return NULL;
+	(void)c;
 }
 
-void worker_publish_client(struct worker *w, struct client *c)
+bool sequence_pause(const struct client *c)
 {
-	(void)w, (void)c;
+	(void)c;
+	return false;
+}
+
+void sequence_add(struct client *c, const struct uffd_msg *m)
+{
+	(void)c, (void)m;
+}
+
+void sequence_flush(struct client *c)
+{
+	(void)c;
+}
+
+void birth_fork(struct client *parent, int ufd)
+{
+	(void)parent, (void)ufd;
+}
+
+int birth_settle(struct pager *p, struct client *child)
+{
+	(void)p, (void)child;
+	return 0;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)

@@ -1,6 +1,5 @@
 /* What goes on record is what the kernel says is registered, on real mappings of this process.
  */
-#include "pager.h"
 #include "settle.h"
 
 #include <errno.h>
@@ -29,22 +28,11 @@ struct area {
 	uint64_t start;
 };
 
-/* The store counts nothing here, and nothing is put back. */
+/* The store counts nothing here. */
 void store_ref(struct store *s, blob_t b)
 {
 	(void)s;
 	(void)b;
-}
-
-int pager_restore(
-	struct pager *p, struct client *c, uint64_t addr, unsigned pages, unsigned *ret_pages)
-{
-	(void)p;
-	(void)c;
-	(void)addr;
-	(void)pages;
-	*ret_pages = 0;
-	return 0;
 }
 
 static unsigned asked;
