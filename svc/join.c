@@ -99,8 +99,10 @@ static int ask(struct client *c, int pagemap, uint64_t bell)
 		r = join_prove(c->uffd, pagemap, bell, 32);
 	else if (r == 1)
 		r = -EPERM;
+	bool doubtful = space_in_doubt(&c->space);
 	pthread_mutex_unlock(&c->gate);
-	if (atomic_load(&c->pending))
+	/* One that has no faults and no events is looked at by nobody else. */
+	if (doubtful || atomic_load(&c->pending))
 		worker_retry_later(c->worker, c, 1);
 	return r;
 }

@@ -207,6 +207,7 @@ static void later_while_in_doubt(void **state)
 
 	w->client[CLIENTS - 1].space.doubt.lost = true;
 	finds_none(w, USER, -EAGAIN);
+	assert_int_equal(w->retries, 1); /* somebody settles it */
 }
 
 static void later_while_others_are_at_it(void **state)
