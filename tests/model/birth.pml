@@ -6,10 +6,7 @@
 #define NO 0
 #define YES 1
 #define UNSURE 2 /* unmapped by the child itself, if it was there */
-#define GONE NIL
-#define PLACES 8
-
-bit hopeless; /* it can't be told: nothing of the child is answered any more */
+#define EMPTY_ONE (P + 1) /* of the mappings: what DONTUNMAP leaves */
 
 /* What the child did before it was born. */
 mtype early_kind[EARLY];
@@ -32,16 +29,13 @@ byte earlies;
 #endif
 
 /* Scratch of one step. */
-byte h_answer[P];	      /* by place */
-byte h_place[PLACES];	      /* where one page may be, from the earliest on */
-byte h_stays[PLACES];	      /* the step from there left it registered */
-byte h_came[PLACES];	      /* by which step, counted from 1 */
-byte h_places;
-byte h_back[STEPS + 1], h_by[STEPS + 1]; /* backwards, and by which step */
-byte h_backs;
-byte h_state[P], h_bytes[P], h_since[P]; /* the new record */
-byte h_i, h_k, h_a, h_at;
-byte h_lost, h_bit;
+byte h_answer[P];      /* by place */
+byte h_who[P];	       /* which mapping lies there: 0 none, else its number */
+byte h_state[P + 2], h_bytes[P + 2]; /* by mapping: its page, when that is out */
+byte h_found[P];       /* by place: the value to be answered + 1; 0: nothing there */
+bit h_done[STEPS];     /* by step */
+byte h_i, h_j, h_k, h_a, h_at, h_next;
+bit h_match, h_any, h_unlike, h_split;
 
 inline space_fork_page(a)
 {
@@ -59,6 +53,7 @@ inline space_fork()
 #if P > 2
 	space_fork_page(2);
 #endif
+	note_begin();
 	steps_before = steps;
 #ifdef NO_RULE5_BIRTH_FENCE
 	child_is = TOLD
@@ -81,8 +76,8 @@ inline ask(a)
 		if
 		:: early_kind[h_i] == REMAP && early_at[h_i] == a -> h_answer[a] = YES
 		:: early_kind[h_i] == REMAP && early_to[h_i] == a -> h_answer[a] = UNSURE
-		:: early_kind[h_i] == UNMAP && (early_at[h_i] == a || early_at[h_i] == ALL) ->
-			h_answer[a] = UNSURE
+		:: early_kind[h_i] == UNMAP && early_at[h_i] == a -> h_answer[a] = YES
+		:: early_kind[h_i] == UNMAP && early_at[h_i] == ALL -> h_answer[a] = UNSURE
 		:: else
 		fi
 	:: else -> break
@@ -91,222 +86,209 @@ inline ask(a)
 	printf("child: place %d was registered: %d\n", a, h_answer[a])
 }
 
-/* ---- places ---- */
+/* ---- what explains the answers ----
+ *
+ * The steps are gone through again, from what was registered when they began. Wherever that is
+ * what the child has, its page tables may have been copied. */
 
-/* No UNMAP of the source follows: DONTUNMAP. */
-inline see_whether_stays(i)
+/* The first step from place a behind step i. */
+inline find_step(i, a, only_unmap)
 {
-#ifdef NO_RULE5_STAYS
-	h_bit = 0;
-#else
-	h_bit = 1;
-	h_k = i + 1;
+	h_j = i + 1;
 	do
-	:: h_k < steps ->
-		h_bit = h_bit && !(step_to[h_k] == NIL && step_from[h_k] == step_from[i]);
-		h_k++
+	:: h_j < steps && (h_done[h_j] || step_from[h_j] != a ||
+		   (only_unmap && step_to[h_j] != NIL)) -> h_j++
 	:: else -> break
 	od
+}
+
+/* The next step, h_next, in the order of operations: what a REMAP comes to was free by then,
+ * though the event that tells of it was read later. */
+inline choose_step()
+{
+	do
+	:: h_i < steps && h_done[h_i] -> h_i++
+	:: else -> break
+	od;
+	h_next = h_i;
+#ifndef NO_RULE5_ORDER
+	if
+	:: h_i < steps && step_to[h_i] != NIL && h_who[step_to[h_i]] != 0 ->
+		find_step(h_i, step_to[h_i], false);
+		h_next = (h_j < steps -> h_j : h_i)
+	:: else
+	fi
 #endif
 }
 
-/* To and fro: of a plain move only one of the two is registered. */
-inline add_place(a, by)
+/* A REMAP takes the UNMAP of its source along. h_split: unless the two are calls of their own,
+ * the first one with DONTUNMAP. */
+inline take_step()
 {
-	h_k = 0;
-	do
-	:: h_k < h_places && h_place[h_k] != a -> h_k++
-	:: h_k < h_places && h_place[h_k] == a ->
-		h_lost = h_lost || h_stays[h_k] || h_stays[h_places - 1];
-		break
-	:: h_k == h_places ->
-		assert(h_places < PLACES);
-		h_place[h_places] = a; h_stays[h_places] = 0; h_came[h_places] = by;
-		h_places++;
-		break
-	od
-}
-
-/* Backwards through the REMAPs among the first n steps that brought it to a. */
-inline places_before(a, n)
-{
-	h_back[0] = a; h_backs = 1;
-	h_i = n;
-	do
-	:: h_i > 0 ->
-		h_i--;
+	h_done[h_next] = 1;
+	h_a = step_from[h_next];
+	if
+	:: step_to[h_next] == NIL -> h_who[h_a] = 0
+	:: else ->
+		h_who[step_to[h_next]] = (h_who[h_a] == 0 -> EMPTY_ONE : h_who[h_a]);
+		find_step(h_next, h_a, true);
+#ifdef NO_RULE5_STAYS
+		h_who[h_a] = 0;
+#else
+		h_who[h_a] = (h_j < steps && !h_split -> 0 : EMPTY_ONE);
+#endif
 		if
-		:: step_to[h_i] != NIL && step_to[h_i] == h_back[h_backs - 1] ->
-			h_by[h_backs] = h_i;
-			h_back[h_backs] = step_from[h_i];
-			h_backs++
+		:: h_j < steps && !h_split -> h_done[h_j] = 1
 		:: else
 		fi
-	:: else -> break
-	od;
-	h_places = 0;
-	h_backs--;
-	add_place(h_back[h_backs], 0);
-	do
-	:: h_backs > 0 ->
-		see_whether_stays(h_by[h_backs]);
-		h_stays[h_places - 1] = h_bit;
-		add_place(h_back[h_backs - 1], h_by[h_backs] + 1);
-		h_backs--
-	:: else -> break
-	od
+	fi
 }
 
-/* On through the others, until it is dropped. */
-inline places_after(a)
-{
-	h_at = a;
-	h_i = steps_before;
-	do
-	:: h_i < steps ->
-		if
-		:: step_from[h_i] == h_at && step_to[h_i] == NIL -> break
-		:: step_from[h_i] == h_at && step_to[h_i] != NIL ->
-			h_at = step_to[h_i];
-			see_whether_stays(h_i);
-			h_stays[h_places - 1] = h_bit;
-			add_place(h_at, h_i + 1)
-		:: step_from[h_i] != h_at && step_to[h_i] == h_at -> break
-		:: else
-		fi;
-		h_i++
-	:: else -> break
-	od
-}
+#define HAS_PAGE(a) (h_answer[a] != UNSURE && h_state[h_who[a]] != ABSENT)
 
-/* h_k: which of the places, h_places when none is. */
-inline choose()
+/* What is unsure will be dropped anyway. */
+inline compare()
 {
-	h_k = 0;
-#if defined(NO_RULE5_ASKED) /* as if nothing had come before the copy */
-#elif defined(NO_RULE5_ASKED_LAST) /* as if all had */
-	h_k = h_places - 1;
-#elif defined(NO_RULE5_EARLIEST)
-	h_i = h_places;
-	h_k = h_places;
+	h_match = 1;
+	h_a = 0;
 	do
-	:: h_i > 0 ->
-		h_i--;
-		h_k = (h_k == h_places && h_answer[h_place[h_i]] != NO -> h_i : h_k)
+	:: h_a < P ->
+		h_match = h_match && (h_answer[h_a] == UNSURE ||
+			(h_who[h_a] != 0) == (h_answer[h_a] == YES));
+		h_a++
 	:: else -> break
 	od;
-#else
-	h_i = h_places; /* the first one that isn't sure */
-	do
-	:: h_k < h_places && h_answer[h_place[h_k]] != YES ->
-		h_i = (h_i == h_places && h_answer[h_place[h_k]] == UNSURE -> h_k : h_i);
-		h_k++
-	:: else -> break
-	od;
-	h_k = (h_k == h_places -> h_i : h_k);
-	do
-	:: h_k + 1 < h_places && h_stays[h_k] && h_answer[h_place[h_k + 1]] == YES -> h_k++
-	:: else -> break
-	od
+#ifdef NO_RULE5_ASKED
+	h_match = !h_any;
 #endif
+#ifdef NO_RULE5_ASKED_LAST
+	h_match = 1; h_any = 0;
+#endif
+	h_a = 0;
+	do
+	:: h_a < P && h_match ->
+		h_unlike = h_unlike ||
+			(h_any && h_found[h_a] != (HAS_PAGE(h_a) -> h_who[h_a] : 0));
+		h_found[h_a] = (HAS_PAGE(h_a) -> h_who[h_a] : 0);
+		h_a++
+	:: else -> break
+	od;
+	h_any = h_any || h_match
+}
+
+inline explain()
+{
+	h_a = 0;
+	do
+	:: h_a < P -> h_who[h_a] = (region0[h_a] -> h_a + 1 : 0); h_a++
+	:: else -> break
+	od;
+	compare();
+	h_i = 0;
+	do
+	:: choose_step();
+		if
+		:: h_i < steps -> take_step(); compare()
+		:: else -> break
+		fi
+	od;
+	h_i = 0;
+	do
+	:: h_i < STEPS -> h_done[h_i] = 0; h_i++
+	:: else -> break
+	od
 }
 
 /* ---- birth ---- */
 
-/* What came later counts. */
-inline put(a, a_state, a_bytes, since)
+/* Where the page was when the steps began, that is at place a after n of them. */
+inline find_origin(a, n)
 {
-	if
-	:: h_state[a] == ABSENT || h_since[a] < since ->
-		printf("child: place %d has %d\n", a, a_bytes);
-		h_state[a] = a_state; h_bytes[a] = a_bytes; h_since[a] = since
-	:: else
-	fi
+	h_at = a;
+	h_i = n;
+	do
+	:: h_i > 0 ->
+		h_i--;
+		h_at = (step_to[h_i] == h_at -> step_from[h_i] : h_at)
+	:: else -> break
+	od
 }
 
-inline bear_page(a)
+inline collect()
 {
-	if
-	:: OUT(X(1, a)) ->
-		places_before(a, steps_before);
-		places_after(a);
-		choose();
+	h_k = 0;
+	do
+	:: h_k < P ->
 		if
-		:: h_k < h_places ->
-			put(h_place[h_k], state[X(1, a)], bytes[X(1, a)], h_came[h_k])
+		:: OUT(X(1, h_k)) ->
+			find_origin(h_k, steps_before);
+			assert(h_state[h_at + 1] == ABSENT);
+			h_state[h_at + 1] = state[X(1, h_k)];
+			h_bytes[h_at + 1] = bytes[X(1, h_k)];
+			state[X(1, h_k)] = ABSENT; bytes[X(1, h_k)] = 0
 		:: else
 		fi;
-		state[X(1, a)] = ABSENT; bytes[X(1, a)] = 0
-	:: else
-	fi
-}
-
-inline bear_aside(i)
-{
-	if
-	:: aside_state[i] >= HELD ->
-		places_before(aside_at[i], aside_step[i]);
-		choose();
-		if
-		:: h_k < h_places ->
-			put(h_place[h_k], aside_state[i], aside_bytes[i], h_came[h_k])
-		:: else
-		fi
-	:: else
-	fi
-}
-
-inline clear_scratch()
-{
-	h_i = 0;
-	do
-	:: h_i < PLACES -> h_place[h_i] = 0; h_stays[h_i] = 0; h_came[h_i] = 0; h_i++
+		h_k++
 	:: else -> break
 	od;
-	h_i = 0;
 	do
-	:: h_i <= STEPS -> h_back[h_i] = 0; h_by[h_i] = 0; h_i++
+	:: asides > 0 ->
+		asides--;
+		find_origin(aside_at[asides], aside_step[asides]);
+		assert(h_state[h_at + 1] == ABSENT);
+		h_state[h_at + 1] = aside_state[asides];
+		h_bytes[h_at + 1] = aside_bytes[asides];
+		aside_at[asides] = 0; aside_state[asides] = 0; aside_bytes[asides] = 0;
+		aside_step[asides] = 0
 	:: else -> break
-	od;
-	h_i = 0; h_k = 0; h_a = 0; h_at = 0; h_bit = 0; h_lost = 0; h_places = 0; h_backs = 0
+	od
 }
 
 inline set_place(a)
 {
+	printf("child: place %d has page %d\n", a, h_bytes[h_found[a]]);
 	if
-	:: h_state[a] != ABSENT -> state[X(1, a)] = h_state[a]; bytes[X(1, a)] = h_bytes[a]
+	:: h_found[a] != 0 ->
+		state[X(1, a)] = h_state[h_found[a]];
+		bytes[X(1, a)] = h_bytes[h_found[a]]
 	:: else
 	fi;
 	region[X(1, a)] = (h_answer[a] != NO);
-	h_state[a] = ABSENT; h_bytes[a] = 0; h_since[a] = 0; h_answer[a] = 0
+	h_found[a] = 0; h_answer[a] = 0; h_who[a] = 0
 }
 
 inline find_places()
 {
-	h_a = 0;
+	h_k = 0;
 	do
-	:: h_a < P -> ask(h_a); h_a++
+	:: h_k < P -> ask(h_k); h_k++
 	:: else -> break
 	od;
-	h_a = 0;
+	collect();
+	explain();
+#ifndef NO_RULE5_SPLIT
+	if
+	:: !h_any -> h_split = 1; explain()
+	:: else
+	fi;
+#endif
+	hopeless = !h_any || h_unlike;
+#ifndef MAY_BE_HOPELESS
+	assert(!hopeless);
+#endif
+	h_k = 0;
 	do
-	:: h_a < P -> bear_page(h_a); h_a++
+	:: h_k < P -> set_place(h_k); h_k++
 	:: else -> break
 	od;
+	h_k = 0;
 	do
-	:: asides > 0 -> bear_aside(asides - 1); asides--;
-		aside_at[asides] = 0; aside_state[asides] = 0; aside_bytes[asides] = 0;
-		aside_step[asides] = 0
-	:: else -> break
-	od;
-	h_a = 0;
-	do
-	:: h_a < P -> set_place(h_a); h_a++
+	:: h_k <= P -> h_state[h_k] = 0; h_bytes[h_k] = 0; h_k++
 	:: else -> break
 	od;
 	forget_steps();
-	hopeless = h_lost;
-	clear_scratch()
+	h_i = 0; h_j = 0; h_k = 0; h_a = 0; h_at = 0; h_next = 0;
+	h_match = 0; h_any = 0; h_unlike = 0; h_split = 0
 }
 
 inline keep_early()

@@ -56,6 +56,12 @@ byte fault[THREADS], fault_at[THREADS];
 bit forked;  /* the page tables were copied */
 bit forking; /* and fork() hasn't returned */
 bit child_runs;
+#if MM > 1
+bit hopeless; /* the service can't tell where the child has what, and serves it no more */
+#define HAS_LOST(m) (m == 1 && hopeless)
+#else
+#define HAS_LOST(m) false
+#endif
 byte inside; /* threads inside madvise, as /proc/PID/task/TID/syscall shows */
 
 inline wake(m, a)
@@ -120,7 +126,8 @@ inline touch(m, t, a, is_store)
 	:: d_step { vma[X(m, a)] == PLAIN && pte[X(m, a)] == NIL -> pte[X(m, a)] = 0 }
 	:: atomic { vma[X(m, a)] == REGISTERED && pte[X(m, a)] == NIL ->
 		fault[t] = WAITS; fault_at[t] = a;
-		fault[t] == 0; fault_at[t] = NIL }
+		fault[t] == 0 || HAS_LOST(m); fault_at[t] = NIL }
+	:: HAS_LOST(m) -> break
 	:: vma[X(m, a)] == NONE -> break
 	od
 }

@@ -180,7 +180,7 @@ inline copy_page(m, a)
 inline answer(m, a)
 {
 	if
-	:: deferred[X(m, a)] && !IN_DOUBT(m) ->
+	:: deferred[X(m, a)] && !IN_DOUBT(m) && !HAS_LOST(m) ->
 		found = (OUT(X(m, a)) -> bytes[X(m, a)] : 0);
 #ifdef NO_RULE3_LOOKUP_AGAIN
 		found = (kept[X(m, a)] > 0 -> kept[X(m, a)] - 1 : found);

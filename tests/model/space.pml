@@ -17,6 +17,7 @@ byte remove_seq;
 #if MM > 1
 byte step_from[STEPS], step_to[STEPS]; /* to: NIL of an UNMAP */
 byte steps;
+bit region0[P]; /* what was registered when they began */
 byte aside_at[ASIDE], aside_state[ASIDE], aside_bytes[ASIDE];
 byte aside_step[ASIDE]; /* which dropped it */
 byte asides;
@@ -65,7 +66,29 @@ inline forget_steps()
 	:: steps > 0 -> steps--; step_from[steps] = 0; step_to[steps] = 0
 	:: else -> break
 	od;
-	steps_before = 0
+	steps_before = 0;
+	region0[0] = 0;
+#if P > 1
+	region0[1] = 0;
+#endif
+#if P > 2
+	region0[2] = 0
+#endif
+}
+
+inline note_begin()
+{
+	if
+	:: steps == 0 ->
+		region0[0] = region[0];
+#if P > 1
+		region0[1] = region[1];
+#endif
+#if P > 2
+		region0[2] = region[2]
+#endif
+	:: else
+	fi
 }
 
 /* Of a fork's child the list goes on to grow until the fence is seen down. */
@@ -80,6 +103,7 @@ inline note_step(m, a, to)
 	if
 	:: NOTES(m) ->
 		assert(steps < STEPS);
+		note_begin();
 		step_from[steps] = a; step_to[steps] = to;
 		steps++
 	:: else
