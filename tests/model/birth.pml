@@ -33,6 +33,7 @@ byte h_answer[P];      /* by place */
 byte h_who[P];	       /* which mapping lies there: 0 none, else its number */
 byte h_state[P + 2], h_bytes[P + 2]; /* by mapping: its page, when that is out */
 byte h_found[P];       /* by place: the value to be answered + 1; 0: nothing there */
+bit h_drops[P];	       /* by place: the child's first call unmapped it */
 bit h_done[STEPS];     /* by step */
 byte h_i, h_j, h_k, h_a, h_at, h_next;
 bit h_match, h_any, h_unlike, h_split;
@@ -64,24 +65,31 @@ inline space_fork()
 
 /* ---- what the kernel says ---- */
 
-/* What the first of the child's own calls tells counts, for it changed the answer. */
+/* What the first of the child's own calls tells counts, for it changed the answer. A REMAP came
+ * to what was free, unless the event that says who freed it is among the later ones. What an
+ * UNMAP drops before anything else was done with it doesn't matter. */
 inline ask(a)
 {
 	h_answer[a] = (vma[X(1, a)] == REGISTERED -> YES : NO);
 #ifndef NO_RULE5_EARLY_TELLS
+	h_any = 0;
 	h_i = earlies;
 	do
 	:: h_i > 0 ->
 		h_i--;
 		if
-		:: early_kind[h_i] == REMAP && early_at[h_i] == a -> h_answer[a] = YES
-		:: early_kind[h_i] == REMAP && early_to[h_i] == a -> h_answer[a] = UNSURE
-		:: early_kind[h_i] == UNMAP && early_at[h_i] == a -> h_answer[a] = YES
-		:: early_kind[h_i] == UNMAP && early_at[h_i] == ALL -> h_answer[a] = UNSURE
+		:: early_kind[h_i] == REMAP && early_to[h_i] == a ->
+			h_answer[a] = (h_any -> UNSURE : NO); h_drops[a] = 0
+		:: early_kind[h_i] == REMAP && early_at[h_i] == a ->
+			h_answer[a] = YES; h_drops[a] = 0; h_any = 1
+		:: early_kind[h_i] == UNMAP && (early_at[h_i] == a || early_at[h_i] == ALL) ->
+			h_answer[a] = (early_at[h_i] == a -> YES : UNSURE);
+			h_drops[a] = 1; h_any = 1
 		:: else
 		fi
 	:: else -> break
 	od;
+	h_any = 0;
 #endif
 	printf("child: place %d was registered: %d\n", a, h_answer[a])
 }
@@ -91,8 +99,8 @@ inline ask(a)
  * The steps are gone through again, from what was registered when they began. Wherever that is
  * what the child has, its page tables may have been copied. */
 
-/* The first step from place a behind step i. */
-inline find_step(i, a, only_unmap)
+/* h_j: the first step from place a behind step i; or to it. */
+inline find_step_from(i, a, only_unmap)
 {
 	h_j = i + 1;
 	do
@@ -102,8 +110,17 @@ inline find_step(i, a, only_unmap)
 	od
 }
 
-/* The next step, h_next, in the order of operations: what a REMAP comes to was free by then,
- * though the event that tells of it was read later. */
+inline find_step_to(i, a)
+{
+	h_j = i + 1;
+	do
+	:: h_j < steps && (h_done[h_j] || step_to[h_j] != a) -> h_j++
+	:: else -> break
+	od
+}
+
+/* The next step, h_next, in the order of operations. What a REMAP came to was free by then, and
+ * what went away was there, though the event that tells of it was read later. */
 inline choose_step()
 {
 	do
@@ -113,16 +130,21 @@ inline choose_step()
 	h_next = h_i;
 #ifndef NO_RULE5_ORDER
 	if
-	:: h_i < steps && step_to[h_i] != NIL && h_who[step_to[h_i]] != 0 ->
-		find_step(h_i, step_to[h_i], false);
+	:: h_i < steps && h_who[step_from[h_i]] == 0 ->
+		find_step_to(h_i, step_from[h_i]);
+		h_next = (h_j < steps -> h_j : h_i)
+	:: h_i < steps && h_who[step_from[h_i]] != 0 && step_to[h_i] != NIL &&
+		h_who[step_to[h_i]] != 0 ->
+		find_step_from(h_i, step_to[h_i], false);
 		h_next = (h_j < steps -> h_j : h_i)
 	:: else
 	fi
 #endif
 }
 
-/* A REMAP takes the UNMAP of its source along. h_split: unless the two are calls of their own,
- * the first one with DONTUNMAP. */
+/* A REMAP takes the UNMAP of its source along. Or the two are calls of their own, the first one
+ * with DONTUNMAP (h_split): nothing tells. So both have to say the same; unless it is known that
+ * there is no DONTUNMAP (MOVES_ONLY). */
 inline take_step()
 {
 	h_done[h_next] = 1;
@@ -131,8 +153,8 @@ inline take_step()
 	:: step_to[h_next] == NIL -> h_who[h_a] = 0
 	:: else ->
 		h_who[step_to[h_next]] = (h_who[h_a] == 0 -> EMPTY_ONE : h_who[h_a]);
-		find_step(h_next, h_a, true);
-#ifdef NO_RULE5_STAYS
+		find_step_from(h_next, h_a, true);
+#ifdef MOVES_ONLY
 		h_who[h_a] = 0;
 #else
 		h_who[h_a] = (h_j < steps && !h_split -> 0 : EMPTY_ONE);
@@ -144,9 +166,9 @@ inline take_step()
 	fi
 }
 
-#define HAS_PAGE(a) (h_answer[a] != UNSURE && h_state[h_who[a]] != ABSENT)
+#define HAS_PAGE(a) (!h_drops[a] && h_answer[a] != UNSURE && h_state[h_who[a]] != ABSENT)
 
-/* What is unsure will be dropped anyway. */
+/* What is unsure has been dropped since. */
 inline compare()
 {
 	h_match = 1;
@@ -254,7 +276,7 @@ inline set_place(a)
 	:: else
 	fi;
 	region[X(1, a)] = (h_answer[a] != NO);
-	h_found[a] = 0; h_answer[a] = 0; h_who[a] = 0
+	h_found[a] = 0; h_drops[a] = 0; h_answer[a] = 0; h_who[a] = 0
 }
 
 inline find_places()
@@ -266,11 +288,9 @@ inline find_places()
 	od;
 	collect();
 	explain();
-#ifndef NO_RULE5_SPLIT
-	if
-	:: !h_any -> h_split = 1; explain()
-	:: else
-	fi;
+#ifndef MOVES_ONLY
+	h_split = 1;
+	explain();
 #endif
 	hopeless = !h_any || h_unlike;
 #ifndef MAY_BE_HOPELESS

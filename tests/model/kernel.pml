@@ -126,7 +126,7 @@ inline touch(m, t, a, is_store)
 	:: d_step { vma[X(m, a)] == PLAIN && pte[X(m, a)] == NIL -> pte[X(m, a)] = 0 }
 	:: atomic { vma[X(m, a)] == REGISTERED && pte[X(m, a)] == NIL ->
 		fault[t] = WAITS; fault_at[t] = a;
-		fault[t] == 0 || HAS_LOST(m); fault_at[t] = NIL }
+		fault[t] == 0 || HAS_LOST(m); fault[t] = 0; fault_at[t] = NIL }
 	:: HAS_LOST(m) -> break
 	:: vma[X(m, a)] == NONE -> break
 	od

@@ -149,6 +149,9 @@ inline begin(a, value)
 #ifdef FREE_TARGET
 	:: a > 0 -> begin_unmapped(a)
 	:: a == 0 ->
+#elif defined(GAP)
+	:: a == 1 -> begin_unmapped(a)
+	:: a != 1 ->
 #else
 	:: true ->
 #endif
@@ -158,7 +161,7 @@ inline begin(a, value)
 	:: printf("place %d is empty\n", a);
 		begin_registered(a, 0); pte[a] = NIL
 #endif
-#ifndef ALL_OUT
+#if !defined(ALL_OUT) && !defined(GAP)
 	:: printf("place %d is in\n", a);
 		begin_registered(a, value); pte[a] = value; state[a] = RESIDENT
 #ifdef ADOPT
