@@ -23,6 +23,8 @@ mtype b_kind;
 
 #if MM > 1
 #include "birth.pml"
+#else
+#define CHILD_SERVED false
 #endif
 
 inline lock(m)
@@ -422,9 +424,6 @@ inline move_run(a)
 		d_step {
 			if
 			:: got -> printf("place %d is HELD: %d\n", a, slot);
-#ifndef NO_RULE5_MOVED
-				forget(0); /* the fence was down, and nothing was read since */
-#endif
 				state[a] = HELD; bytes[a] = slot; suspect[a] = 0
 			:: else
 			fi }
