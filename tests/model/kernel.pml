@@ -8,6 +8,7 @@
  * that events can be raised in another order than their operations happened in. */
 
 #define NIL 15 /* no page */
+#define ALL 14 /* instead of a place: each */
 #define X(m, a) ((m) * P + (a))
 
 /* ---- mappings and pages ---- */
@@ -38,13 +39,16 @@ byte last;	  /* value written last; each is written once */
 /* ---- userfaultfd ---- */
 
 mtype = {REMOVE, UNMAP, REMAP, FORK};
-chan events = [CLIENTS] of {mtype, byte, byte, byte}; /* kind, place, to, thread */
-byte fence[MM];	   /* mmap_changing */
-bit released[CLIENTS]; /* its event was read; the fence falls when it runs */
-
 #define THREADS (CLIENTS + 1) /* the last one is the child's */
 #define CHILD CLIENTS
+#if MM > 1
 #define MM_OF(t) ((t) == CHILD -> 1 : 0)
+#else
+#define MM_OF(t) 0
+#endif
+chan events[MM] = [CLIENTS] of {mtype, byte, byte, byte}; /* kind, place, to, thread */
+byte fence[MM];	   /* mmap_changing */
+bit released[THREADS]; /* its event was read; the fence falls when it runs */
 #define WAITS 1 /* not read */
 #define READ 2
 byte fault[THREADS], fault_at[THREADS];
@@ -52,6 +56,12 @@ byte fault[THREADS], fault_at[THREADS];
 bit forked;  /* the page tables were copied */
 bit forking; /* and fork() hasn't returned */
 bit child_runs;
+#if MM > 1
+bit hopeless; /* the service can't tell where the child has what, and serves it no more */
+#define HAS_LOST(m) (m == 1 && hopeless)
+#else
+#define HAS_LOST(m) false
+#endif
 byte inside; /* threads inside madvise, as /proc/PID/task/TID/syscall shows */
 
 inline wake(m, a)
@@ -116,7 +126,8 @@ inline touch(m, t, a, is_store)
 	:: d_step { vma[X(m, a)] == PLAIN && pte[X(m, a)] == NIL -> pte[X(m, a)] = 0 }
 	:: atomic { vma[X(m, a)] == REGISTERED && pte[X(m, a)] == NIL ->
 		fault[t] = WAITS; fault_at[t] = a;
-		fault[t] == 0; fault_at[t] = NIL }
+		fault[t] == 0 || HAS_LOST(m); fault[t] = 0; fault_at[t] = NIL }
+	:: HAS_LOST(m) -> break
 	:: vma[X(m, a)] == NONE -> break
 	od
 }
@@ -125,9 +136,9 @@ inline touch(m, t, a, is_store)
  * fall. */
 inline raise(t, kind, a, to)
 {
-	atomic { events!kind, a, to, t;
+	atomic { events[MM_OF(t)]!kind, a, to, t;
 		printf("thread %d raises %e of place %d\n", t, kind, a) };
-	d_step { released[t] -> released[t] = 0; fence[0]--;
+	d_step { released[t] -> released[t] = 0; fence[MM_OF(t)]--;
 		printf("thread %d goes on\n", t) }
 }
 
@@ -235,7 +246,10 @@ inline sys_fork(t)
 			fence[0]++;
 			copy_page_table(0);
 #if P > 1
-			copy_page_table(1)
+			copy_page_table(1);
+#endif
+#if P > 2
+			copy_page_table(2)
 #endif
 		fi };
 	if
@@ -307,4 +321,76 @@ inline sys_mremap(t, a, to, keep)
 	:: else
 	fi
 }
+#endif
+
+/* ---- what the child does: it has one thread, and neither discards nor forks ---- */
+
+#if MM > 1
+inline child_drops(a)
+{
+	needs = needs || vma[X(1, a)] == REGISTERED;
+	vma[X(1, a)] = NONE; pte[X(1, a)] = NIL;
+	ghost[X(1, a)] = NIL; or_zero[X(1, a)] = 0
+}
+
+inline child_munmap(a)
+{
+	d_step {
+		printf("child: munmap of place %d\n", a);
+		child_drops(a);
+		fence[1] = fence[1] + needs };
+	if
+	:: needs -> needs = 0; raise(CHILD, UNMAP, a, 0)
+	:: else
+	fi
+}
+
+#if P > 1
+/* One call over all places: what it tells of them is less. */
+inline child_munmap_all()
+{
+	d_step {
+		printf("child: munmap of all places\n");
+		child_drops(0);
+		child_drops(1);
+#if P > 2
+		child_drops(2);
+#endif
+		fence[1] = fence[1] + needs };
+	if
+	:: needs -> needs = 0; raise(CHILD, UNMAP, ALL, 0)
+	:: else
+	fi
+}
+
+inline child_mremap(a, to, keep)
+{
+	d_step {
+		if
+		:: vma[X(1, a)] == NONE
+		:: else ->
+			printf("child: mremap of place %d to %d\n", a, to);
+			covers = (vma[X(1, to)] == REGISTERED);
+			needs = (vma[X(1, a)] == REGISTERED);
+			fence[1] = fence[1] + covers + (needs -> (keep -> 1 : 2) : 0);
+			vma[X(1, to)] = vma[X(1, a)]; pte[X(1, to)] = pte[X(1, a)];
+			ghost[X(1, to)] = ghost[X(1, a)]; or_zero[X(1, to)] = or_zero[X(1, a)];
+			vma[X(1, a)] = (keep -> vma[X(1, a)] : NONE);
+			pte[X(1, a)] = NIL;
+			ghost[X(1, a)] = (keep -> 0 : NIL); or_zero[X(1, a)] = 0
+		fi };
+	if
+	:: covers -> covers = 0; raise(CHILD, UNMAP, to, 0)
+	:: else
+	fi;
+	if
+	:: needs -> needs = 0; raise(CHILD, REMAP, a, to);
+		if
+		:: keep
+		:: else -> raise(CHILD, UNMAP, a, 0)
+		fi
+	:: else
+	fi
+}
+#endif
 #endif

@@ -1,11 +1,13 @@
 /* One client of the service, with as many threads, places and calls as tests/model/run says:
  *
  *   CLIENTS, OPS0, CALLS0, OPS1, CALLS1   threads; which calls each may make, and how many
- *   P, MM                                 places (1, 2); address spaces (2: with a fork)
+ *   OPSC, CALLSC                          the same of the forked child
+ *   P, MM                                 places (1 to 3); address spaces (2: with a fork)
  *   READERS, ROUNDS                       readers; turns of the evictor
  *   LATE, FULL, ADOPT                     late agent; full store; new mappings are registered
- *   ALL_OUT, FREE_TARGET                  where it begins: pages are out; place 1 is not mapped
- *   FORK_FIRST, FORK_LAST                 the page tables are copied before, or after, an mremap
+ *   ALL_OUT, EMPTY, FREE_TARGET           where it begins: pages are out; or were never touched;
+ *                                         only place 0 is mapped
+ *   ASIDE, STEPS, EARLY                   bounds of what the service remembers: never reached
  *
  * NO_... takes out one rule, or a part of it (README.md). */
 #define LOAD 1
@@ -40,20 +42,12 @@ inline call(t, ops, a, to)
 	:: (ops & FREE) -> sys_discard(t, a, true)
 #endif
 #if MM > 1
-#ifdef FORK_LAST
-	:: (ops & FORKS) && vma[0] == NONE -> sys_fork(t)
-#else
 	:: (ops & FORKS) -> sys_fork(t)
-#endif
 #endif
 	:: (ops & MUNMAP) -> sys_munmap(t, a)
 	:: (ops & MMAP) -> sys_mmap(t, a)
 #if P > 1
-#ifdef FORK_FIRST
-	:: (ops & MREMAP) && forked -> sys_mremap(t, a, to, false)
-#else
 	:: (ops & MREMAP) -> sys_mremap(t, a, to, false)
-#endif
 #if (OPS0 | OPS1) & DONTUNMAP
 	:: (ops & DONTUNMAP) -> sys_mremap(t, a, to, true)
 #endif
@@ -73,18 +67,68 @@ proctype Client(byte t; short ops; byte calls)
 #if P > 1
 		:: call(t, ops, 1, 0)
 #endif
+#if P > 2
+		:: call(t, ops, 0, 2)
+		:: call(t, ops, 1, 2)
+		:: call(t, ops, 2, 0)
+		:: call(t, ops, 2, 1)
+#endif
 		fi
 	:: calls == 0 -> break
 	od
 }
 
 #if MM > 1
+#ifdef OPSC
+inline child_call(ops, a, to)
+{
+	if
+	:: (ops & LOAD) -> touch(1, CHILD, a, false)
+	:: (ops & MUNMAP) -> child_munmap(a)
+#if P > 1
+	:: (ops & MUNMAP) && a == 0 -> child_munmap_all()
+	:: (ops & MREMAP) -> child_mremap(a, to, false)
+#if OPSC & DONTUNMAP
+	:: (ops & DONTUNMAP) -> child_mremap(a, to, true)
+#endif
+#endif
+	:: skip
+	fi
+}
+#endif
+
 proctype Child()
 {
+#ifdef OPSC
+	bit needs, covers;
+	byte calls = CALLSC;
+#endif
+
 end:	child_runs;
+#ifdef OPSC
+	do
+	:: calls > 0 -> calls--;
+		if
+		:: child_call(OPSC, 0, 1)
+#if P > 1
+		:: child_call(OPSC, 1, 0)
+#endif
+#if P > 2
+		:: child_call(OPSC, 0, 2)
+		:: child_call(OPSC, 1, 2)
+		:: child_call(OPSC, 2, 0)
+		:: child_call(OPSC, 2, 1)
+#endif
+		fi
+	:: calls == 0 -> break
+	od;
+#endif
 	touch(1, CHILD, 0, false);
 #if P > 1
-	touch(1, CHILD, 1, false)
+	touch(1, CHILD, 1, false);
+#endif
+#if P > 2
+	touch(1, CHILD, 2, false)
 #endif
 }
 #endif
@@ -102,24 +146,29 @@ inline begin_unmapped(x)
 inline begin(a, value)
 {
 	if
-#if defined(FREE_TARGET) && P > 1
-	:: a == 1 -> begin_unmapped(a)
+#ifdef FREE_TARGET
+	:: a > 0 -> begin_unmapped(a)
 	:: a == 0 ->
+#elif defined(GAP)
+	:: a == 1 -> begin_unmapped(a)
+	:: a != 1 ->
 #else
 	:: true ->
 #endif
 		printf("place %d is out\n", a);
 		begin_registered(a, value); pte[a] = NIL; state[a] = STORED; bytes[a] = value
-#ifndef ALL_OUT
+#ifdef EMPTY
+	:: printf("place %d is empty\n", a);
+		begin_registered(a, 0); pte[a] = NIL
+#endif
+#if !defined(ALL_OUT) && !defined(GAP)
 	:: printf("place %d is in\n", a);
 		begin_registered(a, value); pte[a] = value; state[a] = RESIDENT
 #ifdef ADOPT
 	:: printf("place %d is not managed\n", a);
 		vma[a] = PLAIN; pte[a] = value; ghost[a] = value
 #endif
-#if P > 1
-	:: a == 1 -> begin_unmapped(a)
-#endif
+	:: a > 0 -> begin_unmapped(a)
 #endif
 	fi
 }
@@ -136,11 +185,17 @@ init
 #if P > 1
 		begin(1, 2);
 #endif
+#if P > 2
+		begin(2, 3);
+#endif
 		last = P;
 #if MM > 1
 		begin_unmapped(X(1, 0));
 #if P > 1
 		begin_unmapped(X(1, 1));
+#endif
+#if P > 2
+		begin_unmapped(X(1, 2));
 #endif
 		run Child();
 #endif

@@ -6,26 +6,26 @@ bit deferred[MM * P];
 #ifdef NO_RULE3_LOOKUP_AGAIN
 byte kept[MM * P]; /* bytes looked up before COPY said EAGAIN; 0: none, else value + 1 */
 #endif
-#if P > 1
-#define DEFERRED(m) (deferred[X(m, 0)] || deferred[X(m, 1)])
-#else
-#define DEFERRED(m) (deferred[X(m, 0)])
-#endif
-#define READABLE(m) (HAS_FAULT(m) || (m == 0 && len(events) > 0))
-#define DOUBT(m) (m == 0 && IN_DOUBT)
+#define DEFERRED(m) ANY(deferred, m)
+#define READABLE(m) (HAS_FAULT(m) || len(events[m]) > 0)
 
 /* Something to do: to read, or put off until the fence falls (the timer; trying while it is up
  * changes nothing). */
 #ifdef NO_RULE3_TIMER
 #define WORK(m) READABLE(m)
 #else
-#define WORK(m) \
-	(READABLE(m) || ((DEFERRED(m) || (m == 0 && UNSETTLED)) && fence[m] == 0))
+#define WORK(m) (READABLE(m) || ((DEFERRED(m) || UNSETTLED(m)) && fence[m] == 0))
 #endif
 
 /* Scratch of one step. */
 byte b_i, b_a, b_state, b_bytes, b_suspect, b_to, b_thread;
 mtype b_kind;
+
+#if MM > 1
+#include "birth.pml"
+#else
+#define CHILD_SERVED false
+#endif
 
 inline lock(m)
 {
@@ -46,6 +46,29 @@ inline read_fault(m, t)
 	deferred[X(m, fault_at[t])] = 1
 }
 
+inline apply(m)
+{
+	if
+	:: b_kind == REMOVE -> space_remove(b_a)
+#if MM > 1 && P > 1
+	:: b_kind == UNMAP && b_a == ALL ->
+		space_unmap(m, 0);
+		space_unmap(m, 1)
+#if P > 2
+		;
+		space_unmap(m, 2)
+#endif
+#endif
+	:: b_kind == UNMAP && b_a != ALL -> space_unmap(m, b_a)
+#if P > 1
+	:: b_kind == REMAP -> space_remap(m, b_a, b_to)
+#endif
+#if MM > 1
+	:: b_kind == FORK -> space_fork()
+#endif
+	fi
+}
+
 /* The kernel hands out faults before events. Reading an event lets its thread go on. */
 inline read_one(m)
 {
@@ -57,22 +80,22 @@ inline read_one(m)
 #if MM > 1
 	:: m == 1 && fault[CHILD] == WAITS -> read_fault(1, CHILD); more = 1
 #endif
-	:: m == 0 && !HAS_FAULT(m) && len(events) > 0 ->
-		events?b_kind, b_a, b_to, b_thread;
-		printf("%e of place %d is read\n", b_kind, b_a);
+	:: !HAS_FAULT(m) && len(events[m]) > 0 ->
+		events[m]?b_kind, b_a, b_to, b_thread;
+		printf("mm %d: %e of place %d is read\n", m, b_kind, b_a);
 		released[b_thread] = 1;
 		more = 1;
 		b_thread = 0;
-		if
-		:: b_kind == REMOVE -> space_remove(b_a)
-		:: b_kind == UNMAP -> space_unmap(b_a)
-#if P > 1
-		:: b_kind == REMAP -> space_remap(b_a, b_to)
-#endif
 #if MM > 1
-		:: b_kind == FORK -> space_fork()
+		if
+		:: m == 1 && KEEPS_EARLY -> keep_early()
+		:: else ->
 #endif
-		fi;
+			apply(m)
+#if MM > 1
+		fi
+#endif
+		;
 		b_kind = 0; b_a = 0; b_to = 0
 	:: else -> more = 0
 	fi
@@ -81,39 +104,42 @@ inline read_one(m)
 /* Asks the kernel, with a COPY that can't be done: it looks at the fence, and only then, when it
  * has got hold of the address space, for the mapping, and at the fence again. So what was moved
  * away meanwhile is ENOENT, and the fence must be looked at once more. */
-inline settle_one(a)
+inline settle_one(m, a)
 {
 	if
-	:: open[a] && !failed && fence[0] == 0 ->
+	:: open[X(m, a)] && !failed && fence[m] == 0 ->
 		d_step {
-			absent = (vma[a] != REGISTERED);
-			failed = (!absent && fence[0] > 0) };
+			absent = (vma[X(m, a)] != REGISTERED);
+			failed = (!absent && fence[m] > 0) };
 		d_step {
 #ifndef NO_RULE6_ENOENT_FENCE
-			failed = failed || fence[0] > 0;
+			failed = failed || fence[m] > 0;
 #endif
 			if
-			:: !failed && absent -> settle_absent(a)
-			:: !failed && !absent -> settle_present(a)
+			:: !failed && absent -> settle_absent(m, a)
+			:: !failed && !absent -> settle_present(m, a)
 			:: else
 			fi;
 			absent = 0 }
-	:: open[a] && !failed && fence[0] > 0 -> failed = 1
+	:: open[X(m, a)] && !failed && fence[m] > 0 -> failed = 1
 	:: else
 	fi
 }
 
-inline settle_doubt()
+inline settle_doubt(m)
 {
 	if
-	:: IN_DOUBT && fence[0] == 0 ->
-		settle_one(0);
+	:: IN_DOUBT(m) && fence[m] == 0 ->
+		settle_one(m, 0);
 #if P > 1
-		settle_one(1);
+		settle_one(m, 1);
+#endif
+#if P > 2
+		settle_one(m, 2);
 #endif
 		d_step {
 			if
-			:: !failed -> forget_aside()
+			:: !failed -> forget(m)
 			:: else -> failed = 0
 			fi }
 	:: else
@@ -156,7 +182,7 @@ inline copy_page(m, a)
 inline answer(m, a)
 {
 	if
-	:: deferred[X(m, a)] && !DOUBT(m) ->
+	:: deferred[X(m, a)] && !IN_DOUBT(m) && !HAS_LOST(m) ->
 		found = (OUT(X(m, a)) -> bytes[X(m, a)] : 0);
 #ifdef NO_RULE3_LOOKUP_AGAIN
 		found = (kept[X(m, a)] > 0 -> kept[X(m, a)] - 1 : found);
@@ -179,30 +205,42 @@ inline drain(m)
 {
 	do
 	:: atomic { read_one(m) };
-		if
-		:: m == 0 -> settle_doubt()
-		:: else
-		fi;
+		settle_doubt(m);
 		answer(m, 0);
 #if P > 1
 		answer(m, 1);
+#endif
+#if P > 2
+		answer(m, 2);
 #endif
 		if
 		:: more -> more = 0
 		:: else -> break
 		fi
 	od;
+	if
 #ifdef NO_RULE5_UNTIL_FENCE
-	if
-	:: m == 0 && !IN_DOUBT -> d_step { forget_aside() }
-#else
-	if
-	:: atomic { m == 0 && UNSETTLED && !IN_DOUBT && fence[0] == 0 ->
-		d_step { forget_aside() } }
+	:: atomic { m == 0 && !IN_DOUBT(m) -> d_step { forget(m) } }
 #endif
+	:: atomic { UNSETTLED(m) && !IN_DOUBT(m) && fence[m] == 0 -> d_step { forget(m) } }
 	:: else
 	fi
 }
+
+#if MM > 1
+/* A child that isn't born may still have to read what its own thread waits for. */
+inline drain_child()
+{
+	if
+	:: child_is == TOLD -> bear()
+	:: else
+	fi;
+	if
+	:: CHILD_SERVED -> drain(1)
+	:: else
+	fi
+}
+#endif
 
 active [READERS] proctype Reader()
 {
@@ -212,7 +250,7 @@ active [READERS] proctype Reader()
 end:	do
 	:: atomic { WORK(0) && gate[0] == 0 -> gate[0] = 1 } drain(0); unlock(0)
 #if MM > 1
-	:: atomic { WORK(1) && gate[1] == 0 -> gate[1] = 1 } drain(1); unlock(1)
+	:: atomic { CHILD_WORK && gate[1] == 0 -> gate[1] = 1 } drain_child(); unlock(1)
 #endif
 	od
 }
@@ -224,7 +262,7 @@ end:	do
 byte order; /* 0: answered */
 byte order_at;
 bit moved;
-byte link;
+byte slot;
 
 inline move_page(a)
 {
@@ -251,18 +289,18 @@ end:	do
 		d_step {
 			if
 			:: fence[0] == 0 && pte[order_at] != NIL && !cow[order_at] ->
-				link = pte[order_at]; took = 1
+				slot = pte[order_at]; took = 1
 			:: else
 			fi };
 		d_step {
 			if
-			:: took -> staging = link; pte[order_at] = NIL
+			:: took -> staging = slot; pte[order_at] = NIL
 			:: else
 			fi };
 #else
 		d_step { move_page(order_at) };
 		if
-		:: took -> link = (staging == NIL -> 0 : staging)
+		:: took -> slot = (staging == NIL -> 0 : staging)
 		:: else
 		fi;
 #endif
@@ -296,9 +334,9 @@ inline adopt_mapping(a)
 	:: vma[a] == NONE || region[a] -> break
 	:: vma[a] != NONE && !region[a] ->
 		if
-		:: fence[0] == 0 && !IN_DOUBT ->
+		:: fence[0] == 0 && !IN_DOUBT(0) ->
 #ifndef NO_RULE5_REGISTERED
-			d_step { forget_aside() };
+			d_step { forget(0) };
 #endif
 			d_step {
 				vma[a] = (vma[a] == PLAIN -> REGISTERED : vma[a]);
@@ -308,7 +346,7 @@ inline adopt_mapping(a)
 #ifdef NO_RULE6_REGISTER_SETTLED
 				:: true -> region[a] = 1; break
 #else
-				:: fence[0] == 0 -> settle_page(a); break
+				:: fence[0] == 0 -> settle_page(0, a); break
 #endif
 				:: else
 				fi };
@@ -354,7 +392,7 @@ inline revoke(a)
 #else
 	d_step { got = (staging != NIL);
 		if
-		:: got -> link = staging
+		:: got -> slot = staging
 		:: else
 		fi }
 #endif
@@ -366,9 +404,9 @@ inline move_run(a)
 	drain(0);
 	if
 #ifdef NO_RULE2_CHOSEN_ANEW
-	:: !IN_DOUBT ->
+	:: !IN_DOUBT(0) ->
 #else
-	:: !IN_DOUBT && MOVABLE(a) ->
+	:: !IN_DOUBT(0) && MOVABLE(a) ->
 #endif
 		d_step { order_at = a; order = MOVE };
 #ifdef NO_RULE2_GATE
@@ -385,8 +423,8 @@ inline move_run(a)
 #endif
 		d_step {
 			if
-			:: got -> printf("place %d is HELD: %d\n", a, link);
-				state[a] = HELD; bytes[a] = link; suspect[a] = 0
+			:: got -> printf("place %d is HELD: %d\n", a, slot);
+				state[a] = HELD; bytes[a] = slot; suspect[a] = 0
 			:: else
 			fi }
 	:: else
@@ -398,6 +436,7 @@ inline publish_page(x)
 	state[x] = (state[x] == HELD -> STORED : state[x])
 }
 
+#if MM > 1
 inline publish_aside()
 {
 	b_i = 0;
@@ -414,6 +453,7 @@ inline publish_aside()
 	od;
 	b_i = 0
 }
+#endif
 
 /* HELD pages go back: the store is full. */
 inline give_back_page(m, a)
@@ -430,7 +470,10 @@ inline give_back_page(m, a)
 	fi
 }
 
-#if P > 1
+#if P > 2
+#define ANY_HELD(m) \
+	(state[X(m, 0)] == HELD || state[X(m, 1)] == HELD || state[X(m, 2)] == HELD)
+#elif P > 1
 #define ANY_HELD(m) (state[X(m, 0)] == HELD || state[X(m, 1)] == HELD)
 #else
 #define ANY_HELD(m) (state[X(m, 0)] == HELD)
@@ -444,25 +487,46 @@ inline publish(m)
 		:: !store_full ->
 			publish_page(X(m, 0));
 #if P > 1
-			publish_page(X(m, 1))
+			publish_page(X(m, 1));
+#endif
+#if P > 2
+			publish_page(X(m, 2))
 #endif
 		:: else
 		fi;
+#ifdef NO_RULE6_STAYS
+		was_state[0] = (was_state[0] == HELD && store_full -> ABSENT : was_state[0]);
+		was_state[1] = (was_state[1] == HELD && store_full -> ABSENT : was_state[1]);
+#endif
+#if MM > 1
 		if
 		:: m == 0 -> publish_aside()
 		:: else
-		fi };
+		fi
+#endif
+	};
 #ifdef FULL
 	do
 	:: ANY_HELD(m) ->
 		unlock(m);
-		fence[m] == 0 || READABLE(m);
-		lock(m);
-		drain(m);
-		d_step { give_back_page(m, 0) };
-#if P > 1
-		d_step { give_back_page(m, 1) }
+		if
+		:: m == 0 -> fence[m] == 0 || READABLE(m); lock(m); drain(m)
+#if MM > 1
+		:: m == 1 -> CHILD_WORK || child_is == BORN && fence[m] == 0;
+			lock(m); drain_child()
 #endif
+		fi;
+		if
+		:: m == 0 || CHILD_SERVED ->
+			d_step { give_back_page(m, 0) };
+#if P > 1
+			d_step { give_back_page(m, 1) };
+#endif
+#if P > 2
+			d_step { give_back_page(m, 2) }
+#endif
+		:: else
+		fi
 	:: else -> break
 	od;
 #endif
@@ -504,6 +568,7 @@ inline evict(a)
 	fi
 }
 
+#if ROUNDS > 0
 active proctype Evictor()
 {
 	bit more, failed, absent, quiet, go, got, store_full;
@@ -516,13 +581,20 @@ active proctype Evictor()
 #if P > 1
 		:: evict(1)
 #endif
+#if P > 2
+		:: evict(2)
+#endif
 #ifdef ADOPT
 		:: adopt_mapping(0)
 #if P > 1
 		:: adopt_mapping(1)
+#endif
+#if P > 2
+		:: adopt_mapping(2)
 #endif
 #endif
 		fi
 	:: break
 	od
 }
+#endif

@@ -8,60 +8,156 @@
 #define OUT(x) (state[x] >= HELD)
 byte state[MM * P];
 byte bytes[MM * P]; /* of a page that is out: in the link when HELD, in the store when STORED */
-bit suspect[P];
-bit region[P];
+bit suspect[MM * P];
+bit region[MM * P];
 byte remove_seq;
 
-/* Rule 5's memory; the newest last. */
+/* Rule 5's memory: UNMAPs and REMAPs that were read since the fence was last seen down, in their
+ * order, and what they dropped; the newest last. With a fork, all of it becomes the child's. */
+#if MM > 1
+byte step_from[STEPS], step_to[STEPS]; /* to: NIL of an UNMAP */
+byte steps;
+bit region0[P]; /* what was registered when they began */
 byte aside_at[ASIDE], aside_state[ASIDE], aside_bytes[ASIDE];
-bit aside_doubtful[ASIDE];
+byte aside_step[ASIDE]; /* which dropped it */
 byte asides;
 
-/* What was read since the fence was last seen down (rule 6). */
-bit unmapped[P], target[P], open[P];
-bit removed[P]; /* discarded while it was registered and not yet on record */
-#if P > 1
-#define IN_DOUBT (open[0] || open[1])
-#define UNSETTLED (asides > 0 || unmapped[0] || unmapped[1] || target[0] || target[1])
-#else
-#define IN_DOUBT (open[0])
-#define UNSETTLED (asides > 0 || unmapped[0])
+#define NO_CHILD 0
+#define UNBORN 1 /* its FORK was read */
+#define TOLD 2	 /* and its parent's fence was seen down: all steps are known */
+#define BORN 3
+byte child_is;
+byte steps_before; /* so many were read before its FORK */
 #endif
 
-inline forget_aside()
+/* What was read since the fence was last seen down (rule 6). */
+bit unmapped[MM * P], target[MM * P], open[MM * P];
+bit removed[P]; /* discarded while it was registered and not yet on record */
+#ifdef NO_RULE6_STAYS
+byte was_state[MM * P], was_bytes[MM * P]; /* before an UNMAP that is in doubt */
+#endif
+#if P > 2
+#define ANY(what, m) (what[X(m, 0)] || what[X(m, 1)] || what[X(m, 2)])
+#elif P > 1
+#define ANY(what, m) (what[X(m, 0)] || what[X(m, 1)])
+#else
+#define ANY(what, m) (what[X(m, 0)])
+#endif
+#define IN_DOUBT(m) ANY(open, m)
+#if MM > 1
+#define UNSETTLED(m) \
+	(ANY(unmapped, m) || ANY(target, m) || \
+		(m == 0 && ((child_is == NO_CHILD && steps > 0) || child_is == UNBORN)))
+#else
+#define UNSETTLED(m) (ANY(unmapped, m) || ANY(target, m))
+#endif
+
+#if MM > 1
+inline forget_steps()
 {
 	do
 	:: asides > 0 ->
 		asides--;
 		aside_at[asides] = 0; aside_state[asides] = 0; aside_bytes[asides] = 0;
-		aside_doubtful[asides] = 0
+		aside_step[asides] = 0
 	:: else -> break
 	od;
-	unmapped[0] = 0; target[0] = 0; open[0] = 0;
+	do
+	:: steps > 0 -> steps--; step_from[steps] = 0; step_to[steps] = 0
+	:: else -> break
+	od;
+	steps_before = 0;
+	region0[0] = 0;
 #if P > 1
-	unmapped[1] = 0; target[1] = 0; open[1] = 0
+	region0[1] = 0;
+#endif
+#if P > 2
+	region0[2] = 0
 #endif
 }
 
-inline keep_aside(a, doubtful)
+inline note_begin()
+{
+	if
+	:: steps == 0 ->
+		region0[0] = region[0];
+#if P > 1
+		region0[1] = region[1];
+#endif
+#if P > 2
+		region0[2] = region[2]
+#endif
+	:: else
+	fi
+}
+
+/* Of a fork's child the list goes on to grow until the fence is seen down. */
+#ifdef NO_RULE5_STEPS_AFTER
+#define NOTES(m) (m == 0 && child_is == NO_CHILD)
+#else
+#define NOTES(m) (m == 0 && child_is <= UNBORN)
+#endif
+
+inline note_step(m, a, to)
+{
+	if
+	:: NOTES(m) ->
+		assert(steps < STEPS);
+		note_begin();
+		step_from[steps] = a; step_to[steps] = to;
+		steps++
+	:: else
+	fi
+}
+#else
+#define note_step(m, a, to) skip
+#endif
+
+inline forget_place(x)
+{
+#ifdef NO_RULE6_STAYS
+	was_state[x] = 0; was_bytes[x] = 0;
+#endif
+	unmapped[x] = 0; target[x] = 0; open[x] = 0
+}
+
+/* The fence was seen down, and nothing is in doubt. */
+inline forget(m)
+{
+#if MM > 1
+	if
+	:: m == 0 && child_is == NO_CHILD -> forget_steps()
+	:: m == 0 && child_is == UNBORN -> child_is = TOLD; printf("all steps are known\n")
+	:: else
+	fi;
+#endif
+	forget_place(X(m, 0));
+#if P > 1
+	forget_place(X(m, 1));
+#endif
+#if P > 2
+	forget_place(X(m, 2))
+#endif
+}
+
+/* By the last step. */
+inline keep_aside(a)
 {
 	assert(asides < ASIDE);
 	aside_at[asides] = a; aside_state[asides] = state[a]; aside_bytes[asides] = bytes[a];
-	aside_doubtful[asides] = doubtful;
+	aside_step[asides] = steps - 1;
 	asides++
 }
 
-inline drop_page(a, doubtful)
+inline drop_page(m, a, keep)
 {
+#if MM > 1 && !defined(NO_RULE5_ASIDE)
 	if
-#ifdef NO_RULE5_ASIDE
-	:: OUT(a) && doubtful -> keep_aside(a, doubtful)
-#else
-	:: OUT(a) -> keep_aside(a, doubtful)
-#endif
+	:: keep && OUT(a) && m == 0 && child_is == NO_CHILD -> keep_aside(a)
 	:: else
 	fi;
-	state[a] = ABSENT; bytes[a] = 0; suspect[a] = 0
+#endif
+	state[X(m, a)] = ABSENT; bytes[X(m, a)] = 0; suspect[X(m, a)] = 0
 }
 
 inline space_remove(a)
@@ -70,8 +166,9 @@ inline space_remove(a)
 	if
 	:: region[a] ->
 #ifdef NO_RULE5_REMOVED_STAY
+		note_step(0, a, NIL);
 		if
-		:: OUT(a) -> keep_aside(a, 0)
+		:: OUT(a) && child_is == NO_CHILD -> keep_aside(a)
 		:: else
 		fi;
 #endif
@@ -89,139 +186,87 @@ inline space_remove(a)
 
 /* An UNMAP of what a REMAP was read for, fence up since: which came last, only the kernel knows,
  * and until it is asked (settle_page) the record stays as it is, and later events change it. */
-inline space_unmap(a)
+inline space_unmap(m, a)
 {
-	unmapped[a] = 1;
+	note_step(m, a, NIL);
+	unmapped[X(m, a)] = 1;
 #ifndef NO_RULE6_DOUBT
-	open[a] = open[a] || target[a];
+	open[X(m, a)] = open[X(m, a)] || target[X(m, a)];
 #endif
 	if
 #ifndef NO_RULE6_STAYS
-	:: open[a]
+	:: open[X(m, a)]
 #endif
-	:: else -> drop_page(a, open[a]); region[a] = 0
+	:: else ->
+#ifdef NO_RULE6_STAYS
+		was_state[X(m, a)] = (open[X(m, a)] -> state[X(m, a)] : was_state[X(m, a)]);
+		was_bytes[X(m, a)] = (open[X(m, a)] -> bytes[X(m, a)] : was_bytes[X(m, a)]);
+#endif
+		drop_page(m, a, true); region[X(m, a)] = 0
 	fi
 }
 
 #if P > 1
-inline space_remap(a, to)
+/* The moved page's steps tell where it was. */
+inline space_remap(m, a, to)
 {
-	b_state = state[a]; b_bytes = bytes[a]; b_suspect = suspect[a];
-	drop_page(a, 0);
-	drop_page(to, 0);
-	state[to] = b_state; bytes[to] = b_bytes; suspect[to] = b_suspect;
+	note_step(m, a, to);
+	b_state = state[X(m, a)]; b_bytes = bytes[X(m, a)]; b_suspect = suspect[X(m, a)];
+	drop_page(m, a, false);
+	drop_page(m, to, true);
+	state[X(m, to)] = b_state; bytes[X(m, to)] = b_bytes; suspect[X(m, to)] = b_suspect;
 	b_state = 0; b_bytes = 0; b_suspect = 0;
-	target[to] = 1;
+	target[X(m, to)] = 1;
 #ifndef NO_RULE6_DOUBT
-	open[to] = open[to] || unmapped[to];
+	open[X(m, to)] = open[X(m, to)] || unmapped[X(m, to)];
 #endif
-	region[to] = region[to] || region[a]
+	region[X(m, to)] = region[X(m, to)] || region[X(m, a)]
 }
 #endif
 
 #ifdef NO_RULE6_STAYS
-inline take_back(a)
+inline take_back(m, a)
 {
-	b_i = asides;
-	do
-	:: b_i > 0 ->
-		b_i--;
-		if
-		:: aside_doubtful[b_i] && aside_at[b_i] == a && state[a] == ABSENT ->
-			if
-			:: aside_state[b_i] >= HELD ->
-				state[a] = aside_state[b_i];
-				bytes[a] = aside_bytes[b_i]
-			:: else -> suspect[a] = 1
-			fi
-		:: else
-		fi
-	:: else -> break
-	od;
-	b_i = 0
+	if
+	:: was_state[X(m, a)] >= HELD && state[X(m, a)] == ABSENT ->
+		state[X(m, a)] = was_state[X(m, a)];
+		bytes[X(m, a)] = was_bytes[X(m, a)]
+	:: else -> suspect[X(m, a)] = suspect[X(m, a)] || was_state[X(m, a)] == RESIDENT
+	fi
 }
 #endif
 
 /* By the kernel's word, fence down. */
-inline settle_present(a)
+inline settle_present(m, a)
 {
-	printf("place %d is settled: registered\n", a);
+	printf("mm %d: place %d is settled: registered\n", m, a);
 #ifdef NO_RULE6_STAYS
-	take_back(a);
+	take_back(m, a);
 #endif
-	suspect[a] = suspect[a] || (removed[a] && state[a] == ABSENT);
-	removed[a] = 0;
-	region[a] = 1
+	if
+	:: m == 0 ->
+		suspect[a] = suspect[a] || (removed[a] && state[a] == ABSENT);
+		removed[a] = 0
+	:: else
+	fi;
+	region[X(m, a)] = 1
 }
 
-inline settle_absent(a)
+inline settle_absent(m, a)
 {
-	printf("place %d is settled: not registered\n", a);
-	drop_page(a, 0);
-	removed[a] = 0;
-	region[a] = 0
+	printf("mm %d: place %d is settled: not registered\n", m, a);
+	drop_page(m, a, false);
+	if
+	:: m == 0 -> removed[a] = 0
+	:: else
+	fi;
+	region[X(m, a)] = 0
 }
 
-inline settle_page(a)
+inline settle_page(m, a)
 {
 	if
-	:: vma[a] == REGISTERED -> settle_present(a)
-	:: else -> settle_absent(a)
+	:: vma[X(m, a)] == REGISTERED -> settle_present(m, a)
+	:: else -> settle_absent(m, a)
 	fi
 }
-
-#if MM > 1
-#ifdef NO_RULE5_REMOVED_STAY
-#define FORK_TAKES(a) true
-#else
-#define FORK_TAKES(a) (!region[a]) /* else it is of a newer mapping */
-#endif
-
-inline fork_page(a)
-{
-	state[X(1, a)] = state[a];
-	bytes[X(1, a)] = bytes[a]
-}
-
-/* Put there at once, or forgotten: where there is no registered mapping, nothing may stay on
- * record. */
-inline settle_fork_page(a)
-{
-	if
-	:: !OUT(X(1, a))
-	:: OUT(X(1, a)) && vma[X(1, a)] != REGISTERED -> state[X(1, a)] = ABSENT
-	:: OUT(X(1, a)) && vma[X(1, a)] == REGISTERED ->
-		pte[X(1, a)] = (pte[X(1, a)] == NIL -> bytes[X(1, a)] : pte[X(1, a)]);
-		state[X(1, a)] = RESIDENT
-	fi;
-	bytes[X(1, a)] = (OUT(X(1, a)) -> bytes[X(1, a)] : 0)
-}
-
-inline fork_aside()
-{
-	b_i = 0;
-	do
-	:: b_i < asides ->
-		b_a = aside_at[b_i];
-		if
-		:: aside_state[b_i] >= HELD && state[X(1, b_a)] == ABSENT && FORK_TAKES(b_a) ->
-			state[X(1, b_a)] = aside_state[b_i];
-			bytes[X(1, b_a)] = aside_bytes[b_i];
-			settle_fork_page(b_a)
-		:: else
-		fi;
-		b_i++
-	:: else -> break
-	od;
-	b_i = 0; b_a = 0
-}
-
-inline space_fork()
-{
-	fork_page(0);
-#if P > 1
-	fork_page(1);
-#endif
-	fork_aside()
-}
-#endif
