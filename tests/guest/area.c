@@ -173,7 +173,7 @@ struct area *area_map(struct worker *w, size_t pages)
 /* Mostly a few pages, now and then most; the others wait for their first touch. */
 void area_fill(struct worker *w, struct area *a, size_t first, size_t count)
 {
-	size_t most = count > 24 && !random_one_in(w, 8) ? 24 : count;
+	size_t most = count > 64 && !random_one_in(w, 4) ? 64 : count;
 	size_t from = first + random_below(w, count - most + 1);
 
 	for (size_t i = from; i < from + most; i++)

@@ -26,43 +26,43 @@
 
 /* X(name, weight, in_child, help): weight is how often, in_child: also in forked children. */
 #define GUEST_OPS(X)                                                                           \
-	X(read, 800, true, "verify pages")                                                     \
-	X(write, 300, true, "fill pages anew")                                                 \
-	X(poke, 500, true, "write one word of a page, verify the rest")                        \
-	X(mmap, 6, true, "map a new area: reads zeros")                                        \
-	X(munmap, 6, true, "unmap an area, or a part of it")                                   \
-	X(reuse, 5, true, "unmap a part, map anew at the same address: reads zeros")           \
-	X(mapover, 5, true, "map with MAP_FIXED over a part: reads zeros")                     \
-	X(grow, 4, true, "mremap to a larger size, may move")                                  \
-	X(growhere, 3, true, "mremap to a larger size, in place or not at all")                \
-	X(shrink, 4, true, "mremap to a smaller size")                                         \
-	X(move, 5, true, "mremap to another address")                                          \
-	X(moveover, 3, true, "mremap onto another area")                                       \
-	X(movepart, 4, true, "mremap a part to another address")                               \
-	X(resize, 3, true, "mremap to another address and another size at once")               \
-	X(dontunmap, 4, true, "mremap with MREMAP_DONTUNMAP: the source reads zeros")          \
-	X(unmapmany, 2, true, "one munmap across several areas and the gaps between them")     \
-	X(mapmany, 2, true, "one MAP_FIXED across several areas")                              \
-	X(dontneedmany, 2, true, "one MADV_DONTNEED across several areas")                     \
-	X(movemany, 2, true, "one mremap of several areas")                                    \
-	X(dontneed, 10, true, "MADV_DONTNEED: reads zeros")                                    \
-	X(free, 6, true, "MADV_FREE: reads zeros or the old page")                             \
-	X(cold, 3, true, "MADV_COLD")                                                          \
-	X(pageout, 2, true, "MADV_PAGEOUT")                                                    \
-	X(hugepage, 3, true, "MADV_HUGEPAGE and back")                                         \
-	X(collapse, 1, true, "MADV_COLLAPSE")                                                  \
-	X(populate, 3, true, "MADV_POPULATE_READ and _WRITE")                                  \
-	X(advice, 4, true, "MADV_RANDOM, SEQUENTIAL, WILLNEED, NORMAL, DONTDUMP, DODUMP")      \
-	X(mergeable, 2, true, "MADV_MERGEABLE and UNMERGEABLE")                                \
-	X(pmadvise, 4, true, "process_madvise on this process, several areas at once")         \
-	X(protect, 6, true, "mprotect to read-only or no access, and back later")              \
-	X(guard, 3, true, "MADV_GUARD_INSTALL, and MADV_GUARD_REMOVE later: reads zeros")      \
-	X(mlock, 2, true, "mlock and munlock")                                                 \
-	X(lockfault, 2, true, "mlock2 on fault, and MADV_DONTNEED_LOCKED: reads zeros")        \
-	X(malloc, 5, true, "malloc or calloc a big block")                                     \
-	X(realloc, 6, true, "realloc a block")                                                 \
-	X(release, 5, true, "free a block")                                                    \
-	X(brk, 5, true, "brk up and down, where no other thread could do so: reads zeros")     \
+	X(read, 3200, true, "verify pages")                                                    \
+	X(write, 1200, true, "fill pages anew")                                                \
+	X(poke, 2000, true, "write one word of a page, verify the rest")                       \
+	X(mmap, 24, true, "map a new area: reads zeros")                                       \
+	X(munmap, 24, true, "unmap an area, or a part of it")                                  \
+	X(reuse, 20, true, "unmap a part, map anew at the same address: reads zeros")          \
+	X(mapover, 20, true, "map with MAP_FIXED over a part: reads zeros")                    \
+	X(grow, 16, true, "mremap to a larger size, may move")                                 \
+	X(growhere, 12, true, "mremap to a larger size, in place or not at all")               \
+	X(shrink, 16, true, "mremap to a smaller size")                                        \
+	X(move, 20, true, "mremap to another address")                                         \
+	X(moveover, 12, true, "mremap onto another area")                                      \
+	X(movepart, 16, true, "mremap a part to another address")                              \
+	X(resize, 12, true, "mremap to another address and another size at once")              \
+	X(dontunmap, 16, true, "mremap with MREMAP_DONTUNMAP: the source reads zeros")         \
+	X(unmapmany, 8, true, "one munmap across several areas and the gaps between them")     \
+	X(mapmany, 8, true, "one MAP_FIXED across several areas")                              \
+	X(dontneedmany, 8, true, "one MADV_DONTNEED across several areas")                     \
+	X(movemany, 8, true, "one mremap of several areas")                                    \
+	X(dontneed, 40, true, "MADV_DONTNEED: reads zeros")                                    \
+	X(free, 24, true, "MADV_FREE: reads zeros or the old page")                            \
+	X(cold, 12, true, "MADV_COLD")                                                         \
+	X(pageout, 8, true, "MADV_PAGEOUT")                                                    \
+	X(hugepage, 12, true, "MADV_HUGEPAGE and back")                                        \
+	X(collapse, 4, true, "MADV_COLLAPSE")                                                  \
+	X(populate, 12, true, "MADV_POPULATE_READ and _WRITE")                                 \
+	X(advice, 16, true, "MADV_RANDOM, SEQUENTIAL, WILLNEED, NORMAL, DONTDUMP, DODUMP")     \
+	X(mergeable, 8, true, "MADV_MERGEABLE and UNMERGEABLE")                                \
+	X(pmadvise, 16, true, "process_madvise on this process, several areas at once")        \
+	X(protect, 24, true, "mprotect to read-only or no access, and back later")             \
+	X(guard, 12, true, "MADV_GUARD_INSTALL, and MADV_GUARD_REMOVE later: reads zeros")     \
+	X(mlock, 8, true, "mlock and munlock")                                                 \
+	X(lockfault, 8, true, "mlock2 on fault, and MADV_DONTNEED_LOCKED: reads zeros")        \
+	X(malloc, 20, true, "malloc or calloc a big block")                                    \
+	X(realloc, 24, true, "realloc a block")                                                \
+	X(release, 20, true, "free a block")                                                   \
+	X(brk, 20, true, "brk up and down, where no other thread could do so: reads zeros")    \
 	X(fork, 3, true, "a child verifies its copy, changes it, verifies again")              \
 	X(rawfork, 2, true, "the same without libc's fork")                                    \
 	X(prefork, 1, true, "many children at once")                                           \
@@ -173,7 +173,9 @@ struct options {
 	uint64_t threads, megabytes, seed;
 	uint64_t child_steps; /* operations of a forked child */
 	bool enabled[OP_COUNT];
-	bool chosen; /* by --ops */
+	size_t weight[OP_COUNT], weights; /* of the enabled ones, and their sum */
+	bool chosen;			  /* by --ops */
+	bool swarm; /* some operations often and others never, by the seed */
 	bool quiet;
 	bool pause;	    /* wait now and then, so that others get at the memory */
 	int trace;	    /* descriptor, or -1 */
@@ -300,6 +302,7 @@ void trace_step(const struct worker *w, enum op op);
 void trace_area(const struct worker *w, const struct area *a, size_t first, size_t count);
 
 /* ---- run.c ---- */
+void weights_choose(struct options *o);
 struct worker *worker_new(const struct options *o, struct totals *totals, unsigned number);
 void worker_run(struct worker *w);
 /* The steps of a forked child: from the script, or as many as a child takes. */

@@ -16,14 +16,16 @@
 
 static const char usage[] =
 	"usage: larder-guest [--seconds N] [--steps N] [--threads N] [--mb N] [--seed N]\n"
-	"                    [--ops LIST] [--also LIST] [--child-steps N] [--pause] [--quiet]\n"
-	"                    [--trace FILE]\n"
+	"                    [--ops LIST] [--also LIST] [--child-steps N] [--swarm] [--pause]\n"
+	"                    [--trace FILE] [--quiet]\n"
 	"       larder-guest --replay FILE [--seconds N] [--pause] [--quiet] [--trace FILE]\n"
 	"Works on its own memory in every way there is, and verifies it: exit code 1 when a "
 	"byte\n"
 	"is wrong. It goes for 10 seconds, or for a number of steps of each thread. A child "
 	"takes\n"
-	"24 steps unless told otherwise. --trace writes each step as a line; --replay takes "
+	"24 steps unless told otherwise. --swarm does some kinds of them more often and others "
+	"not at\n"
+	"all, as the seed says. --trace writes each step as a line; --replay takes "
 	"these\n"
 	"steps and no others, once, or again and again for a number of seconds. --pause waits "
 	"now\n"
@@ -118,6 +120,9 @@ static void parse_option(struct options *o, struct files *files, int key, char *
 	case 'q':
 		o->quiet = true;
 		break;
+	case 'w':
+		o->swarm = true;
+		break;
 	case 'p':
 		o->pause = true;
 		break;
@@ -152,6 +157,7 @@ static void parse_options(struct options *o, int argc, char **argv)
 		{"child-steps", required_argument, NULL, 'c'},
 		{"trace", required_argument, NULL, 'f'},
 		{"replay", required_argument, NULL, 'g'},
+		{"swarm", no_argument, NULL, 'w'},
 		{"pause", no_argument, NULL, 'p'},
 		{"quiet", no_argument, NULL, 'q'},
 		{"nothing", no_argument, NULL, '0'}, /* for itself, to execute */
@@ -247,6 +253,7 @@ int main(int argc, char **argv)
 
 	choose_ops(&o);
 	parse_options(&o, argc, argv);
+	weights_choose(&o);
 	o.multi_move = probe_multi_move();
 	printf("seed %" PRIu64 "\n", o.seed);
 	fflush(stdout); /* children would have it as well */

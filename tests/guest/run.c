@@ -41,6 +41,43 @@ static uint64_t clock_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
+/* ---- how often ---- */
+
+/* Of two kinds of operations there may be none at all, or few: after each of them, pages can't
+ * be evicted for a while, and where there are many of them hardly any page ever is. */
+static bool is_fork(enum op op)
+{
+	return op >= OP_fork && op <= OP_dontfork;
+}
+
+static bool is_discard(enum op op)
+{
+	return op == OP_dontneed || op == OP_free || op == OP_dontneedmany || op == OP_pmadvise;
+}
+
+/* In sixteenths. */
+static size_t swarm_factor(uint64_t seed, enum op op)
+{
+	static const size_t group[] = {0, 1, 4, 16}, single[] = {0, 4, 16, 32};
+	size_t factor = op <= OP_poke ? 16 : single[mix(seed + op) % 4];
+
+	if (is_fork(op))
+		factor = factor * group[mix(seed ^ 1000) % 4] / 16;
+	if (is_discard(op))
+		factor = factor * group[mix(seed ^ 2000) % 4] / 16;
+	return factor;
+}
+
+void weights_choose(struct options *o)
+{
+	o->weights = 0;
+	for (enum op op = 0; op < OP_COUNT; op++) {
+		size_t factor = o->swarm ? swarm_factor(o->seed, op) : 16;
+		o->weight[op] = o->enabled[op] ? operations[op].weight * factor : 0;
+		o->weights += o->weight[op];
+	}
+}
+
 /* ---- a step ---- */
 
 /* Up to 32 ms, short waits being the more frequent ones. It isn't the script that says when, so
@@ -93,16 +130,13 @@ static uint32_t next_seed(const struct worker *w)
 
 static enum op choose(const struct worker *w, uint32_t seed)
 {
-	size_t total = 0, at;
+	const struct options *o = w->options;
+	size_t at = mix(seed ^ 1ull << 32) % o->weights;
 
-	for (unsigned op = 0; op < OP_COUNT; op++)
-		total += w->options->enabled[op] ? operations[op].weight : 0;
-	at = mix(seed ^ 1ull << 32) % total;
 	for (unsigned op = 0; op < OP_COUNT; op++) {
-		size_t weight = w->options->enabled[op] ? operations[op].weight : 0;
-		if (at < weight)
+		if (at < o->weight[op])
 			return (enum op)op;
-		at -= weight;
+		at -= o->weight[op];
 	}
 	return OP_read;
 }
