@@ -1,0 +1,20 @@
+#!/bin/sh
+# expect-replay.sh GUEST THREADS: the same seed gives the same steps in the same order, of each thread and
+# of each child, and so does a replay of them.
+set -eu
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+steps() { grep -v '^#' "$dir/$1" | sort -s -k 1,1 >"$dir/$1.steps"; }
+
+for run in first second; do
+	"$1" --quiet --trace "$dir/$run" --threads "$2" --mb 64 --seed 7 --steps 3000
+	steps $run
+done
+"$1" --quiet --trace "$dir/third" --replay "$dir/first"
+steps third
+[ "$(grep -c '^[0-9]*/' "$dir/first.steps")" -gt 100 ] || {
+	echo 'no steps of children'
+	exit 1
+}
+cmp "$dir/first.steps" "$dir/second.steps"
+cmp "$dir/first.steps" "$dir/third.steps"
