@@ -55,6 +55,7 @@
 	X(advice, 16, true, "MADV_RANDOM, SEQUENTIAL, WILLNEED, NORMAL, DONTDUMP, DODUMP")     \
 	X(mergeable, 8, true, "MADV_MERGEABLE and UNMERGEABLE")                                \
 	X(pmadvise, 16, true, "process_madvise on this process, several areas at once")        \
+	X(pguard, 8, true, "process_madvise with MADV_GUARD_INSTALL and _REMOVE: reads zeros") \
 	X(protect, 24, true, "mprotect to read-only or no access, and back later")             \
 	X(guard, 12, true, "MADV_GUARD_INSTALL, and MADV_GUARD_REMOVE later: reads zeros")     \
 	X(mlock, 8, true, "mlock and munlock")                                                 \
@@ -80,7 +81,9 @@
 	X(forkmove, 2, false, "a thread forks while another moves: the child has the pages")
 
 /* Not done unless asked for by name: what isn't promised yet. */
-#define GUEST_OFF(X) X(forkmove)
+#define GUEST_OFF(X)                                                                           \
+	X(pguard)                                                                              \
+	X(forkmove)
 
 enum op {
 #define X(name, weight, in_child, help) OP_##name,

@@ -109,7 +109,7 @@ static void vector_done(struct worker *w, const struct vector *v, bool zeroed)
 		struct area *a = v->area[i];
 		size_t first = (size_t)((char *)v->range[i].iov_base - a->at) / PAGE;
 		size_t count = v->range[i].iov_len / PAGE;
-		note(w, a, OP_pmadvise, first, count);
+		note(w, a, w->op, first, count);
 		if (zeroed)
 			range_zeroed(a, first, count);
 		page_check(w, a, first);
@@ -117,29 +117,69 @@ static void vector_done(struct worker *w, const struct vector *v, bool zeroed)
 	}
 }
 
-/* The kernel may have done a part of it only: then what it says is how much. Throwing away is
- * allowed for one's own memory only since 6.13. */
-bool op_pmadvise(struct worker *w)
+/* By libc, so that who replaces its functions is asked too. The number of bytes that were done.
+ */
+static ssize_t advise_itself(const struct vector *v, int advice)
 {
-	static const int advices[] = {MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_DONTNEED};
-	int advice = advices[random_below(w, sizeof(advices) / sizeof(advices[0]))];
-	struct vector v;
-	size_t bytes = 0;
-
-	vector_pick(w, &v);
 	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	if (v.count == 0 || self < 0)
-		return false;
-	for (size_t i = 0; i < v.count; i++)
-		bytes += v.range[i].iov_len;
-	long r = syscall(SYS_process_madvise, self, v.range, v.count, advice, 0);
+
+	if (self < 0)
+		return -1;
+	ssize_t r = process_madvise(self, v->range, v->count, advice, 0);
 	int error = errno;
 	close(self);
-	if (r < 0 && error != EINVAL && error != EPERM && error != ENOSYS)
-		fail_call(w, v.area[0], "process_madvise", error);
-	if (r >= 0 && (size_t)r != bytes)
-		fail_call(w, v.area[0], "process_madvise stopped on its way", 0);
-	w->unavailable[OP_pmadvise] += r < 0;
-	vector_done(w, &v, r >= 0 && advice == MADV_DONTNEED);
+	errno = error;
+	return r;
+}
+
+static size_t vector_bytes(const struct vector *v)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < v->count; i++)
+		bytes += v->range[i].iov_len;
+	return bytes;
+}
+
+/* False: this kernel doesn't do so. Throwing away is allowed since 6.13, for one's own memory.
+ */
+static bool advise_all(struct worker *w, const struct vector *v, int advice)
+{
+	ssize_t r = advise_itself(v, advice);
+
+	if (advice == MADV_COLLAPSE) /* it may not come about, for many reasons */
+		return true;
+	if (r < 0 && errno != EINVAL && errno != EPERM && errno != ENOSYS)
+		fail_call(w, v->area[0], "process_madvise", errno);
+	if (r >= 0 && (size_t)r != vector_bytes(v))
+		fail_call(w, v->area[0], "process_madvise stopped on its way", 0);
+	w->unavailable[w->op] += r < 0;
 	return r >= 0;
+}
+
+bool op_pmadvise(struct worker *w)
+{
+	static const int advices[] = {
+		MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_COLLAPSE, MADV_DONTNEED};
+	int advice = advices[random_below(w, sizeof(advices) / sizeof(advices[0]))];
+	struct vector v;
+
+	vector_pick(w, &v);
+	if (v.count == 0 || !advise_all(w, &v, advice))
+		return false;
+	vector_done(w, &v, advice == MADV_DONTNEED);
+	return true;
+}
+
+bool op_pguard(struct worker *w)
+{
+	struct vector v;
+
+	vector_pick(w, &v);
+	if (v.count == 0 || !advise_all(w, &v, MADV_GUARD_INSTALL))
+		return false;
+	if (!advise_all(w, &v, MADV_GUARD_REMOVE))
+		fail_call(w, v.area[0], "MADV_GUARD_REMOVE", errno);
+	vector_done(w, &v, true);
+	return true;
 }
