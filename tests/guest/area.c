@@ -30,6 +30,7 @@ void note(struct worker *w, struct area *a, enum op op, size_t first, size_t cou
 	a->history[a->events++ % HISTORY] = e;
 	w->last = e;
 	w->last_area = a;
+	a->split |= op > OP_poke && count < a->pages;
 	trace_area(w, a, first, count);
 }
 
@@ -122,6 +123,7 @@ struct area *area_part(struct worker *w, struct area *a, size_t first, size_t co
 
 	memcpy(part->page, a->page + first, count * sizeof(*part->page));
 	part->uniform = a->uniform;
+	part->split = a->split;
 	part->advised = a->advised;
 	part->moved = a->moved;
 	return part;

@@ -151,6 +151,7 @@ struct area {
 	/* One mapping of the kernel, or a part of one: mremap must succeed then, since it would
 	 * if nobody interfered. */
 	bool uniform;
+	bool split;	    /* was perhaps several mappings for a while */
 	bool moved;	    /* by mremap: what is mapped into it can't merge with it */
 	bool advised;	    /* has advice that a new mapping wouldn't have: the same */
 	unsigned cold;	    /* only one step in 2^cold may use it */
