@@ -10,7 +10,7 @@ all='^[0-9]*[ /]'
 steps() { grep "$all" "$dir/$1" | sort -s -k 1,1 >"$dir/$1.steps"; }
 
 for run in first second; do
-	"$1" --quiet --trace "$dir/$run" --threads "$2" --mb 64 --seed 7 --steps 8000 --child-steps 200
+	"$1" --quiet --trace "$dir/$run" --threads "$2" --mb 64 --seed 7 --steps 4000 --child-steps 200
 	steps $run
 done
 "$1" --quiet --trace "$dir/third" --replay "$dir/first"
