@@ -325,6 +325,9 @@ void reap_children(struct worker *w, size_t leave);
 /* In the child: corrupts what it is about to verify, when asked to. */
 void sabotage_copy(struct worker *w, enum op op, struct area *a);
 
+/* The page isn't at `at` (any more), which was left free, so that something else may be. */
+void page_check_gone(struct worker *w, struct area *a, size_t i, char *at);
+
 /* ---- ops_process.c ---- */
 void reap_orphans(struct worker *w);
 

@@ -301,18 +301,16 @@ bool op_keep(struct worker *w)
 	return child > 0;
 }
 
-/* The addresses are free in the child, so that something else may lie there, but not the pages.
- */
-static void check_not_there(struct worker *w, struct area *a)
+void page_check_gone(struct worker *w, struct area *a, size_t i, char *at)
 {
-	struct iovec here = {w->found, PAGE}, there = {a->at, PAGE};
+	struct iovec here = {w->found, PAGE}, there = {at, PAGE};
 
-	if (a->page[0].state != PAGE_PATTERN ||
+	if (a->page[i].state != PAGE_PATTERN ||
 		process_vm_readv(getpid(), &here, 1, &there, 1, 0) != PAGE)
 		return;
-	make_pattern(&a->page[0], w->expected);
+	make_pattern(&a->page[i], w->expected);
 	if (memcmp(w->found + PAGE / 2, w->expected + PAGE / 2, PAGE / 4) == 0)
-		fail_call(w, a, "reading an area that isn't for children", 0);
+		fail_call(w, a, "reading a page where it isn't, in a child", 0);
 }
 
 bool op_dontfork(struct worker *w)
@@ -326,7 +324,7 @@ bool op_dontfork(struct worker *w)
 	note(w, a, OP_dontfork, 0, a->pages);
 	pid_t child = fork_worker(w);
 	if (child == 0) {
-		check_not_there(w, a);
+		page_check_gone(w, a, 0, a->at);
 		area_drop(w, a);
 		be_child(w);
 	}

@@ -90,25 +90,26 @@ static bool is_readable(const char *at)
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 1;
 }
 
-/* Each page is at exactly one of the two places: the target can't be read before, and at the
- * source may be something else by now, of another thread. Where the area was ever several
- * mappings, who looks after the memory may have kept them apart, and move one after the other.
- */
+/* Each page is at exactly one of the two places. Where the area was ever several mappings, who
+ * looks after the memory may have kept them apart, and move one after the other. */
 static _Noreturn void be_child_beside_move(struct worker *w, const struct mover *m)
 {
 	struct area *a = m->area;
 	char *source = a->at;
-	bool moved = is_readable(m->to), alone = w->options->threads == 1;
+	bool moved = is_readable(m->to);
 
 	sabotage_copy(w, OP_forkmove, a);
 	for (size_t i = 0; i < a->pages; i++) {
 		bool here = is_readable(m->to + i * PAGE);
-		if (is_readable(source + i * PAGE) == here && (alone || !here))
-			fail_call(w, a, "reading at both places or at none, in a child", 0);
+		if (!here && !is_readable(source + i * PAGE))
+			fail_call(w, a, "reading a moved area at either place, in a child",
+				EFAULT);
 		if (here != moved && !a->split)
 			fail_call(w, a, "reading half of a moved area, in a child", 0);
 		a->at = here ? m->to : source;
 		page_check(w, a, i);
+		if (here)
+			page_check_gone(w, a, i, source + i * PAGE);
 	}
 	end_child(w);
 }
