@@ -9,18 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
-
-enum { REST_MAX_US = 20000000 }; /* several times any sensible age of "cold" in a test */
-
-uint64_t clock_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 static void *must_alloc(void *p)
 {
@@ -41,6 +30,8 @@ void note(struct worker *w, struct area *a, enum op op, size_t first, size_t cou
 	a->history[a->events++ % HISTORY] = e;
 	w->last = e;
 	w->last_area = a;
+	a->split |= op > OP_poke && count < a->pages;
+	trace_area(w, a, first, count);
 }
 
 bool has_room(const struct worker *w, size_t pages)
@@ -56,6 +47,14 @@ static void pages_init(struct worker *w, struct page *p, size_t count)
 		p[i] = (struct page){.id = ++w->next_id};
 }
 
+/* Half of the areas are always in use; the others rest, so that there are cold pages. */
+static unsigned choose_cold(struct worker *w)
+{
+	static const unsigned cold[] = {0, 0, 0, 0, 5, 8, 10, 12};
+
+	return cold[random_below(w, sizeof(cold) / sizeof(cold[0]))];
+}
+
 struct area *area_add(struct worker *w, char *at, size_t pages)
 {
 	struct area *a = must_alloc(calloc(1, sizeof(*a)));
@@ -63,10 +62,9 @@ struct area *area_add(struct worker *w, char *at, size_t pages)
 	a->at = at;
 	a->pages = pages;
 	a->page = must_alloc(malloc(pages * sizeof(*a->page)));
-	a->number = ++w->next_area;
+	a->number = (uint32_t)mix(w->seed + ((uint64_t)++w->areas_made << 32));
 	a->uniform = true;
-	a->cold = random_one_in(w, 2);
-	a->uses = 16 + (uint32_t)random_below(w, 64);
+	a->cold = choose_cold(w);
 	pages_init(w, a->page, pages);
 	w->areas[w->area_count++] = a;
 	w->pages += pages;
@@ -101,7 +99,7 @@ void area_cut(struct worker *w, struct area *a, size_t first, size_t count)
 	if (tail > 0 && first > 0) {
 		struct area *t = area_add(w, a->at + after * PAGE, tail);
 		struct page *page = t->page;
-		uint64_t number = t->number;
+		uint32_t number = t->number;
 		memcpy(page, a->page + after, tail * sizeof(*page));
 		*t = *a; /* with flags and history */
 		t->page = page;
@@ -117,6 +115,39 @@ void area_cut(struct worker *w, struct area *a, size_t first, size_t count)
 		area_drop(w, a);
 	else
 		area_resize(w, a, first);
+}
+
+struct area *area_part(struct worker *w, struct area *a, size_t first, size_t count, char *at)
+{
+	struct area *part = area_add(w, at, count);
+
+	memcpy(part->page, a->page + first, count * sizeof(*part->page));
+	part->uniform = a->uniform;
+	part->split = a->split;
+	part->advised = a->advised;
+	part->moved = a->moved;
+	return part;
+}
+
+void range_zeroed(struct area *a, size_t first, size_t count)
+{
+	for (size_t i = first; i < first + count; i++)
+		page_zeroed(&a->page[i]);
+}
+
+/* A new mapping merges with what is on either side only if that is all of one piece, and has
+ * its page offsets from where it was mapped first. */
+void range_replaced(struct worker *w, struct area *a, size_t first, size_t count)
+{
+	range_zeroed(a, first, count);
+	if (count == a->pages) {
+		a->uniform = true;
+		a->moved = a->advised = false;
+		area_touch_first(w, a);
+	} else if (first == 0 || first + count == a->pages || a->moved || a->advised ||
+		   w->depth > 0) {
+		a->uniform = false;
+	}
 }
 
 /* ---- memory ---- */
@@ -141,17 +172,34 @@ struct area *area_map(struct worker *w, size_t pages)
 	return a;
 }
 
-/* Most pages are written; the others wait for their first touch. */
+/* Mostly a few pages, now and then most; the others wait for their first touch. */
 void area_fill(struct worker *w, struct area *a, size_t first, size_t count)
 {
-	for (size_t i = first; i < first + count; i++)
+	size_t most = count > 64 && !random_one_in(w, 4) ? 64 : count;
+	size_t from = first + random_below(w, count - most + 1);
+
+	for (size_t i = from; i < from + most; i++)
 		if (!random_one_in(w, 8))
 			page_write(w, a, i);
 }
 
+/* Only the top of what brk made can be given back. What lies under a block of malloc is emptied
+ * and left there. */
+static void free_brk(struct worker *w, struct area *a)
+{
+	size_t bytes = a->pages * PAGE;
+
+	if (sbrk(0) == a->at + bytes ? sbrk(-(intptr_t)bytes) == (void *)-1
+				     : madvise(a->at, bytes, MADV_DONTNEED) < 0)
+		fail_call(w, a, "brk", errno);
+}
+
 void area_free(struct worker *w, struct area *a)
 {
-	if (a->heap)
+	trace_area(w, a, 0, a->pages);
+	if (a->kind == AREA_BRK)
+		free_brk(w, a);
+	else if (a->kind == AREA_HEAP)
 		free(a->at);
 	else if (munmap(a->at, a->pages * PAGE) < 0)
 		fail_call(w, a, "munmap", errno);
@@ -194,11 +242,15 @@ void area_check_some(struct worker *w, struct area *a, size_t count)
  * always, so that pages are also thrown away that nobody has touched for long. */
 void range_farewell(struct worker *w, struct area *a, size_t first, size_t count)
 {
+	size_t looks = random_one_in(w, 16) || w->options->sabotage >= 0 ? count : 6;
+
 	if (random_one_in(w, 3))
 		return;
-	for (size_t i = first; i < first + count; i++)
+	for (size_t n = 0; n < looks && n < count; n++) {
+		size_t i = looks == count ? first + n : first + random_below(w, count);
 		if (may_read(a, i))
 			page_check(w, a, i);
+	}
 }
 
 /* Without access the kernel can't read for us either. */
@@ -231,38 +283,70 @@ void area_settle(struct worker *w, struct area *a)
 
 /* ---- choosing ---- */
 
-/* A cold area is left alone for a while after some uses, then verified whole. In a child all
- * are to be used: it has no time to wait. */
-static bool is_awake(struct worker *w, struct area *a)
+static bool is_wanted(const struct area *a, enum want want)
 {
-	uint64_t third = w->options->seconds * 1000000 / 3;
-	uint64_t most = third < REST_MAX_US ? third : REST_MAX_US;
+	static const bool wanted[][3] = {
+		[WANT_ANY] = {true, true, true},
+		[WANT_MAP] = {[AREA_MAP] = true},
+		[WANT_HEAP] = {[AREA_HEAP] = true},
+		[WANT_BRK] = {[AREA_BRK] = true},
+		[WANT_RANGE] = {[AREA_MAP] = true, [AREA_BRK] = true},
+	};
 
-	if (w->depth > 0 || !a->cold)
-		return true;
-	if (a->resting_until > w->now)
-		return false;
-	if (a->resting_until != 0) {
-		a->resting_until = 0;
-		a->uses = 16 + (uint32_t)random_below(w, 64);
-		note(w, a, OP_wake, 0, a->pages);
-		area_check(w, a);
-	}
-	if (a->uses-- > 0)
-		return true;
-	a->resting_until = w->now + most / 20 + random_below(w, most + 1);
-	return false;
+	return wanted[want][a->kind];
 }
 
+/* The area with the highest hash: which of two it is doesn't depend on any other. */
+static struct area *pick(struct worker *w, enum want want, bool resting)
+{
+	uint64_t salt = mix(w->seed + ((uint64_t)++w->picks << 40)), highest = 0;
+	struct area *best = NULL;
+
+	for (size_t i = 0; i < w->area_count; i++) {
+		struct area *a = w->areas[i];
+		uint64_t hash = mix(salt ^ a->number);
+		bool rests = !resting && (hash & ((1u << a->cold) - 1)) != 0;
+		if (!rests && is_wanted(a, want) && hash >= highest) {
+			highest = hash;
+			best = a;
+		}
+	}
+	return best;
+}
+
+/* In a child all are to be used, also those that the parent leaves alone for long. */
 struct area *area_pick(struct worker *w, enum want want)
 {
-	for (unsigned tries = 0; tries < 12 && w->area_count > 0; tries++) {
-		struct area *a = w->areas[random_below(w, w->area_count)];
-		bool fits = want == WANT_ANY || a->heap == (want == WANT_HEAP);
-		if (fits && is_awake(w, a))
-			return a;
+	struct area *a = pick(w, want, w->depth > 0);
+
+	if (a && a->cold > 0 && w->depth == 0) {
+		note(w, a, OP_wake, 0, a->pages);
+		if (random_one_in(w, 8))
+			area_check(w, a);
 	}
-	return NULL;
+	return a;
+}
+
+/* By choices of its own, so that those of the step don't depend on how much there is. */
+void make_room(struct worker *w)
+{
+	unsigned picks = w->picks;
+	uint64_t random = w->random;
+
+	w->picks = 1000;
+	w->random = mix(random);
+	for (unsigned n = 0; n < 4; n++) {
+		if (w->area_count + 12 <= AREAS_MAX && w->pages <= w->pages_max / 8 * 7)
+			break;
+		struct area *a = pick(w, n < 3 ? WANT_MAP : WANT_HEAP, true);
+		if (!a)
+			continue;
+		area_settle(w, a);
+		range_farewell(w, a, 0, a->pages);
+		area_free(w, a);
+	}
+	w->picks = picks;
+	w->random = random;
 }
 
 void range_pick(struct worker *w, const struct area *a, size_t *ret_first, size_t *ret_count)
@@ -277,7 +361,7 @@ void range_pick(struct worker *w, const struct area *a, size_t *ret_first, size_
 /* Small ones are many, and some have room for huge pages. */
 size_t size_pick(struct worker *w)
 {
-	switch (random_below(w, 8)) {
+	switch (random_below(w, 16)) {
 	case 0:
 		return 512 + random_below(w, 1536);
 	case 1:

@@ -8,6 +8,15 @@
 
 /* ---- using pages ---- */
 
+/* Mostly one page; else a few in a row, as programs do that go through their memory. */
+static size_t run_pick(struct worker *w, const struct area *a, size_t *ret_first)
+{
+	size_t most = random_one_in(w, 12) ? 24 : 1;
+
+	*ret_first = random_below(w, a->pages);
+	return a->pages - *ret_first < most ? a->pages - *ret_first : most;
+}
+
 bool op_read(struct worker *w)
 {
 	struct area *a = area_pick(w, WANT_ANY);
@@ -15,13 +24,9 @@ bool op_read(struct worker *w)
 
 	if (!a)
 		return false;
-	range_pick(w, a, &first, &count);
+	count = run_pick(w, a, &first);
 	note(w, a, OP_read, first, count);
-	if (random_one_in(w, 2)) {
-		area_check_some(w, a, 8);
-		return true;
-	}
-	for (size_t i = first; i < first + count && i < first + 32; i++)
+	for (size_t i = first; i < first + count; i++)
 		if (may_read(a, i))
 			page_check(w, a, i);
 	return true;
@@ -35,9 +40,9 @@ bool op_write(struct worker *w)
 
 	if (!a)
 		return false;
-	range_pick(w, a, &first, &count);
+	count = run_pick(w, a, &first);
 	note(w, a, OP_write, first, count);
-	for (size_t i = first; i < first + count && i < first + 16; i++) {
+	for (size_t i = first; i < first + count; i++) {
 		if (!may_write(a, i))
 			continue;
 		if (check)
@@ -53,13 +58,11 @@ bool op_poke(struct worker *w)
 
 	if (!a)
 		return false;
-	for (size_t n = 1 + random_below(w, 8); n > 0; n--) {
-		size_t i = random_below(w, a->pages);
-		if (!may_write(a, i))
-			continue;
-		note(w, a, OP_poke, i, 1);
-		page_poke(w, a, i);
-	}
+	size_t i = random_below(w, a->pages);
+	if (!may_write(a, i))
+		return false;
+	note(w, a, OP_poke, i, 1);
+	page_poke(w, a, i);
 	return true;
 }
 
@@ -72,7 +75,7 @@ struct range {
 
 static bool pick(struct worker *w, struct range *ret)
 {
-	ret->area = area_pick(w, WANT_MAP);
+	ret->area = area_pick(w, WANT_RANGE);
 	if (!ret->area)
 		return false;
 	range_pick(w, ret->area, &ret->first, &ret->count);
@@ -111,8 +114,7 @@ bool op_dontneed(struct worker *w)
 	range_farewell(w, r.area, r.first, r.count);
 	if (!advise(w, OP_dontneed, &r, MADV_DONTNEED))
 		return false;
-	for (size_t i = r.first; i < r.first + r.count; i++)
-		page_zeroed(&r.area->page[i]);
+	range_zeroed(r.area, r.first, r.count);
 	check_range(w, &r, 4);
 	if (random_one_in(w, 3)) {
 		area_settle(w, r.area);
@@ -185,14 +187,20 @@ bool op_hugepage(struct worker *w)
 	return true;
 }
 
+/* Two areas are tried for one that a huge page fits into. */
+static struct area *pick_huge(struct worker *w)
+{
+	struct area *a = area_pick(w, WANT_MAP);
+
+	return a && a->pages >= 512 ? a : area_pick(w, WANT_MAP);
+}
+
 /* It may not come about for many reasons; contents stay in every case. */
 bool op_collapse(struct worker *w)
 {
-	struct area *a = NULL;
+	struct area *a = pick_huge(w);
 
-	for (unsigned tries = 0; tries < 8 && (!a || a->pages < 512); tries++)
-		a = area_pick(w, WANT_MAP);
-	if (!a || a->pages < 512)
+	if (!a)
 		return false;
 	area_settle(w, a);
 	madvise(a->at, a->pages * PAGE, MADV_COLLAPSE);
@@ -252,8 +260,7 @@ bool op_guard(struct worker *w)
 	range_farewell(w, r.area, r.first, r.count);
 	if (!advise(w, OP_guard, &r, MADV_GUARD_INSTALL))
 		return false;
-	for (size_t i = r.first; i < r.first + r.count; i++)
-		page_zeroed(&r.area->page[i]);
+	range_zeroed(r.area, r.first, r.count);
 	r.area->access = ACCESS_GUARDED;
 	r.area->access_first = r.first;
 	r.area->access_count = r.count;

@@ -2,14 +2,18 @@
  * make it mmap, mremap and munmap. */
 #include "guest.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+enum { BRK_PAGES = 256 }; /* most that one call asks for */
 
 static struct area *adopt(struct worker *w, char *at, size_t pages)
 {
 	struct area *a = area_add(w, at, pages);
 
-	a->heap = true;
+	a->kind = AREA_HEAP;
 	return a;
 }
 
@@ -69,4 +73,74 @@ bool op_release(struct worker *w)
 	if (random_one_in(w, 4))
 		malloc_trim(0);
 	return true;
+}
+
+/* ---- brk ---- */
+
+/* malloc in another thread could move the end between our look at it and our call. */
+static bool brk_is_ours(const struct worker *w)
+{
+	return w->depth > 0 || w->options->threads == 1;
+}
+
+static bool brk_new(struct worker *w)
+{
+	size_t pages = 1 + random_below(w, BRK_PAGES);
+	size_t gap = -(size_t)sbrk(0) % PAGE;
+
+	if (!has_room(w, pages))
+		return false;
+	char *at = sbrk((intptr_t)(gap + pages * PAGE));
+	if (at == (void *)-1)
+		return false;
+	struct area *a = area_add(w, at + gap, pages);
+	a->kind = AREA_BRK;
+	a->uniform = false;
+	note(w, a, OP_brk, 0, pages);
+	area_touch_first(w, a);
+	area_fill(w, a, 0, pages);
+	return true;
+}
+
+static bool brk_up(struct worker *w, struct area *a)
+{
+	size_t old = a->pages, more = 1 + random_below(w, BRK_PAGES);
+
+	if (!has_room(w, more) || sbrk((intptr_t)(more * PAGE)) == (void *)-1)
+		return false;
+	area_resize(w, a, old + more);
+	note(w, a, OP_brk, old, more);
+	area_check_some(w, a, 4);
+	area_fill(w, a, old, more);
+	return true;
+}
+
+static bool brk_down(struct worker *w, struct area *a)
+{
+	size_t less = 1 + random_below(w, a->pages), left = a->pages - less;
+
+	range_farewell(w, a, left, less);
+	if (sbrk(-(intptr_t)(less * PAGE)) == (void *)-1)
+		fail_call(w, a, "brk", errno);
+	note(w, a, OP_brk, left, less);
+	area_cut(w, a, left, less);
+	return true;
+}
+
+/* What malloc has built upon in the meantime is given up. */
+bool op_brk(struct worker *w)
+{
+	struct area *a = area_pick(w, WANT_BRK);
+
+	if (!brk_is_ours(w))
+		return false;
+	if (!a)
+		return brk_new(w);
+	area_settle(w, a);
+	if (sbrk(0) != a->at + a->pages * PAGE) {
+		range_farewell(w, a, 0, a->pages);
+		area_free(w, a);
+		return brk_new(w);
+	}
+	return random_one_in(w, 2) ? brk_up(w, a) : brk_down(w, a);
 }

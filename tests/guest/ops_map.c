@@ -14,20 +14,13 @@ bool op_mmap(struct worker *w)
 {
 	size_t pages = size_pick(w);
 
-	for (unsigned i = 0; i < 4 && !has_room(w, pages); i++) {
-		struct area *old = area_pick(w, WANT_MAP);
-		if (!old)
-			continue;
-		range_farewell(w, old, 0, old->pages);
-		area_free(w, old);
-	}
 	if (!has_room(w, pages))
 		return false;
 	struct area *a = area_map(w, pages);
 	if (!a)
 		return false;
-	area_fill(w, a, 0, pages);
 	note(w, a, OP_mmap, 0, pages);
+	area_fill(w, a, 0, pages);
 	return true;
 }
 
@@ -46,22 +39,6 @@ bool op_munmap(struct worker *w)
 	note(w, a, OP_munmap, first, count);
 	area_cut(w, a, first, count);
 	return true;
-}
-
-/* The pages of the range are of a new mapping. It merges with what is on either side only if
- * that is all of one piece, and has its page offsets from where it was mapped first. */
-static void area_replaced(struct worker *w, struct area *a, size_t first, size_t count)
-{
-	for (size_t i = first; i < first + count; i++)
-		page_zeroed(&a->page[i]);
-	if (count == a->pages) {
-		a->uniform = true;
-		a->moved = a->advised = false;
-		area_touch_first(w, a);
-	} else if (first == 0 || first + count == a->pages || a->moved || a->advised ||
-		   w->depth > 0) {
-		a->uniform = false;
-	}
 }
 
 bool op_reuse(struct worker *w)
@@ -85,7 +62,7 @@ bool op_reuse(struct worker *w)
 		area_cut(w, a, first, count);
 		return false;
 	}
-	area_replaced(w, a, first, count);
+	range_replaced(w, a, first, count);
 	if (random_one_in(w, 2))
 		area_fill(w, a, first, count);
 	return true;
@@ -105,7 +82,7 @@ bool op_mapover(struct worker *w)
 		MAP_FAILED)
 		fail_call(w, a, "mmap", errno);
 	note(w, a, OP_mapover, first, count);
-	area_replaced(w, a, first, count);
+	range_replaced(w, a, first, count);
 	if (random_one_in(w, 2))
 		area_fill(w, a, first, count);
 	return true;
@@ -176,13 +153,12 @@ bool op_shrink(struct worker *w)
 	return true;
 }
 
-/* An address that nobody else can get meanwhile. */
-static char *reserve(size_t pages)
+char *reserve(size_t pages)
 {
 	return mmap(NULL, pages * PAGE, PROT_NONE, PRIVATE | MAP_NORESERVE, -1, 0);
 }
 
-static char *move_to(char *from, size_t pages, char *to)
+char *move_to(char *from, size_t pages, char *to)
 {
 	return mremap(from, pages * PAGE, pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 }
@@ -233,11 +209,7 @@ bool op_movepart(struct worker *w)
 		munmap(to, count * PAGE);
 		return false;
 	}
-	struct area *part = area_add(w, to, count);
-	for (size_t i = 0; i < count; i++)
-		part->page[i] = a->page[first + i];
-	part->uniform = a->uniform;
-	part->advised = a->advised;
+	struct area *part = area_part(w, a, first, count, to);
 	part->moved = true;
 	note(w, a, OP_movepart, first, count);
 	note(w, part, OP_movepart, 0, count);
@@ -269,6 +241,56 @@ bool op_moveover(struct worker *w)
 	return true;
 }
 
+/* A part that changes its size has its new pages read zeros, at an address of our choice. */
+bool op_resize(struct worker *w)
+{
+	struct area *a = area_pick(w, WANT_MAP);
+	size_t first, count, pages = size_pick(w);
+
+	if (!a || !has_room(w, pages) || !a->uniform)
+		return false;
+	area_settle(w, a);
+	range_pick(w, a, &first, &count);
+	if (pages < count)
+		range_farewell(w, a, first + pages, count - pages);
+	char *to = reserve(pages);
+	if (to == MAP_FAILED)
+		return false;
+	if (mremap(a->at + first * PAGE, count * PAGE, pages * PAGE,
+		    MREMAP_MAYMOVE | MREMAP_FIXED, to) != to) {
+		refused(w, a, "mremap to another place and size", false);
+		munmap(to, pages * PAGE);
+		return false;
+	}
+	struct area *part = area_part(w, a, first, count, to);
+	part->moved = true;
+	area_resize(w, part, pages);
+	note(w, a, OP_resize, first, count);
+	note(w, part, OP_resize, 0, pages);
+	area_cut(w, a, first, count);
+	area_check_some(w, part, 4);
+	if (random_one_in(w, 2))
+		area_fill(w, part, 0, pages);
+	return true;
+}
+
+/* To an address that the kernel chooses, or to one of ours. */
+static char *move_without_unmap(struct area *a, bool fixed)
+{
+	size_t bytes = a->pages * PAGE;
+	char *at = fixed ? reserve(a->pages) : NULL;
+
+	if (at == MAP_FAILED)
+		return at;
+	char *to = mremap(a->at, bytes, bytes,
+		MREMAP_MAYMOVE | MREMAP_DONTUNMAP | (fixed ? MREMAP_FIXED : 0), at);
+	int error = errno;
+	if (to == MAP_FAILED && fixed)
+		munmap(at, bytes);
+	errno = error;
+	return to;
+}
+
 bool op_dontunmap(struct worker *w)
 {
 	struct area *a = area_pick(w, WANT_MAP);
@@ -276,22 +298,18 @@ bool op_dontunmap(struct worker *w)
 	if (!a || !has_room(w, a->pages) || !a->uniform)
 		return false;
 	area_settle(w, a);
-	char *to = mremap(a->at, a->pages * PAGE, a->pages * PAGE,
-		MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	char *to = move_without_unmap(a, random_one_in(w, 2));
 	if (to == MAP_FAILED) {
 		if (errno != EINVAL)
 			return refused(w, a, "mremap with DONTUNMAP", false);
 		w->unavailable[OP_dontunmap]++;
 		return false;
 	}
-	struct area *moved = area_add(w, to, a->pages);
-	for (size_t i = 0; i < a->pages; i++) {
-		moved->page[i] = a->page[i];
-		page_zeroed(&a->page[i]);
-		a->page[i].id = ++w->next_id;
-	}
-	moved->advised = a->advised;
+	struct area *moved = area_part(w, a, 0, a->pages, to);
 	moved->moved = true;
+	range_zeroed(a, 0, a->pages);
+	for (size_t i = 0; i < a->pages; i++)
+		a->page[i].id = ++w->next_id;
 	note(w, a, OP_dontunmap, 0, a->pages);
 	note(w, moved, OP_dontunmap, 0, a->pages);
 	area_touch_first(w, a);

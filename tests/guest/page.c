@@ -1,49 +1,9 @@
-/* Patterns: what a page must contain, and what is said when it doesn't. */
+/* Patterns: what a page must contain. */
 #include "guest.h"
 
-#include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 enum { WORDS = PAGE / 8 };
-
-const char *const op_names[OP_NAMES] = {
-#define X(name, weight, in_child, help) [OP_##name] = #name,
-	GUEST_OPS(X)
-#undef X
-		[OP_setup] = "setup",
-	[OP_settle] = "settle",
-	[OP_wake] = "wake",
-};
-
-/* ---- randomness ---- */
-
-/* splitmix64 */
-uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-	return x ^ (x >> 31);
-}
-
-uint64_t random_next(struct worker *w)
-{
-	return mix(w->random++);
-}
-
-size_t random_below(struct worker *w, size_t limit)
-{
-	return (size_t)(random_next(w) % limit);
-}
-
-bool random_one_in(struct worker *w, size_t n)
-{
-	return random_below(w, n) == 0;
-}
 
 /* ---- patterns ---- */
 
@@ -108,7 +68,7 @@ static size_t poke_offset(const struct page *p)
 	return (size_t)(mix(p->id) % WORDS) * 8;
 }
 
-static void make_pattern(const struct page *p, char *page)
+void make_pattern(const struct page *p, char *page)
 {
 	uint64_t seed = mix(p->id ^ ((uint64_t)p->gen << 40));
 	uint64_t words[WORDS], head[2] = {p->id, p->gen};
@@ -144,7 +104,7 @@ static void make_expected(const struct page *p, bool zero, char *page)
 
 /* ---- checking and writing ---- */
 
-static char *page_at(const struct area *a, size_t i)
+char *page_at(const struct area *a, size_t i)
 {
 	return a->at + i * PAGE;
 }
@@ -158,7 +118,7 @@ static size_t first_difference(const char *x, const char *y)
 	return i;
 }
 
-static bool is_zero(const char *page)
+bool is_zero(const char *page)
 {
 	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
 }
@@ -201,7 +161,9 @@ void page_write(struct worker *w, struct area *a, size_t i)
 {
 	struct page *p = &a->page[i];
 
-	p->gen++;
+	p->before = p->gen;
+	p->kind_before = p->kind;
+	p->gen = w->mark << 16 | ((p->gen + 1) & 0xffff);
 	p->kind = (uint8_t)random_below(w, KIND_COUNT);
 	p->state = PAGE_PATTERN;
 	p->poked = false;
@@ -236,106 +198,4 @@ void page_freed(struct page *p)
 {
 	if (p->state == PAGE_PATTERN)
 		p->state = PAGE_EITHER;
-}
-
-/* ---- failing ---- */
-
-/* The first to fail speaks. Others wait for the end that it brings. */
-static void speak_alone(void)
-{
-	static atomic_flag taken = ATOMIC_FLAG_INIT;
-	static _Atomic pid_t
-		by; /* a child inherits the flag, perhaps taken by another thread */
-
-	if (!atomic_flag_test_and_set(&taken)) {
-		by = getpid();
-		return;
-	}
-	while (by == getpid())
-		pause();
-}
-
-static void print_bytes(const char *what, const char *page, size_t offset)
-{
-	char line[3 * 32 + 1] = "";
-	size_t n = PAGE - offset < 32 ? PAGE - offset : 32;
-
-	for (size_t i = 0; i < n; i++)
-		snprintf(line + 3 * i, 4, "%02x ", (unsigned char)page[offset + i]);
-	dprintf(2, "  %s: %s\n", what, line);
-}
-
-static void print_history(const struct worker *w, const struct area *a)
-{
-	unsigned n = a->events < HISTORY ? a->events : HISTORY;
-
-	dprintf(2, "  seed %llu, thread %u, depth %u, operation %llu; history of the area:\n",
-		(unsigned long long)w->options->seed, w->number, w->depth,
-		(unsigned long long)w->serial);
-	for (unsigned i = a->events - n; i != a->events; i++) {
-		const struct event *e = &a->history[i % HISTORY];
-		dprintf(2, "    %8llu %-11s pages %u + %u\n", (unsigned long long)e->serial,
-			op_names[e->op], e->first, e->count);
-	}
-}
-
-/* Is what was found what the page had before? */
-static void print_guess(const struct worker *w, const struct page *p)
-{
-	static char old[PAGE];
-	struct page before = *p;
-
-	if (is_zero(w->found))
-		dprintf(2, "  the page is all zeros\n");
-	for (before.poked = false; before.gen > 0 && p->gen - before.gen < 16; before.gen--)
-		for (unsigned kind = 0; kind < KIND_COUNT; kind++) {
-			before.kind = (uint8_t)kind;
-			make_pattern(&before, old);
-			if (memcmp(old + PAGE / 2, w->found + PAGE / 2, PAGE / 4) == 0)
-				dprintf(2, "  it looks like generation %u\n", before.gen);
-		}
-}
-
-_Noreturn void fail_page(struct worker *w, struct area *a, size_t i, size_t offset)
-{
-	static const char *const states[] = {"zeros", "pattern", "pattern or zeros"};
-	const struct page *p = &a->page[i];
-
-	speak_alone();
-	dprintf(2, "guest: wrong byte at %p: page %zu of %zu of area %llu%s, offset %zu\n",
-		(void *)(page_at(a, i) + offset), i, a->pages, (unsigned long long)a->number,
-		a->heap ? " (malloc)" : "", offset);
-	dprintf(2, "  must be %s%s, id %llx, generation %u, kind %u\n", states[p->state],
-		p->poked ? " with a word poked" : "", (unsigned long long)p->id, p->gen,
-		p->kind);
-	print_bytes("expected", w->expected, offset);
-	print_bytes("found   ", w->found, offset);
-	print_guess(w, p);
-	print_history(w, a);
-	_exit(1);
-}
-
-_Noreturn void fail_call(struct worker *w, struct area *a, const char *call, int error)
-{
-	speak_alone();
-	dprintf(2, "guest: %s: %s; area %llu at %p, %zu pages\n", call,
-		error ? strerror(error) : "should have failed", (unsigned long long)a->number,
-		(void *)a->at, a->pages);
-	print_history(w, a);
-	_exit(1);
-}
-
-void sabotage(struct worker *w, struct area *a)
-{
-	size_t i = random_below(w, a->pages);
-	char byte;
-	struct iovec here = {&byte, 1}, there = {page_at(a, i) + random_below(w, PAGE), 1};
-
-	/* By way of the kernel, as from outside. Without access to the page it fails: no
-	 * matter. */
-	if (process_vm_readv(getpid(), &here, 1, &there, 1, 0) != 1)
-		return;
-	byte = (char)(byte ^ 0x40);
-	if (process_vm_writev(getpid(), &here, 1, &there, 1, 0) != 1 && errno == ENOSYS)
-		*(volatile char *)there.iov_base = byte;
 }

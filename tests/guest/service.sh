@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# The guest under a larderd of its own that evicts without pause. Sourced after tests/lib.sh.
+
+install -m 755 "$build/tests/guest/larder-guest" "$work/bin"
+
+# guest_run SECONDS ARG...: runs the guest with these arguments, and returns its exit code; its output
+# is in $work/client.out. 124: it doesn't end, within this many seconds. LARDER_POINTS makes the
+# service slow where races are narrow (svc/points.h).
+guest_run() {
+	local code=0
+	larderd_start "$everyone"
+	client_start "$work/bin/larder-guest" "${@:2}"
+	timeout "$1" "$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" \
+		>"$work/evictor.out" || code=$?
+	if [ "$code" -eq 0 ]; then
+		wait "$client_pid" || code=$?
+	elif [ "$code" -eq 124 ]; then
+		guest_hangs
+	else
+		fail "the evictor ended with $code"
+	fi
+	[ "$code" -ne 0 ] || guest_service_check
+	return "$code"
+}
+
+# What the service thinks of it, and where its threads are, before it is ended.
+guest_hangs() {
+	local task
+	larder status "$client_pid" || true
+	for task in /proc/"$client_pid"/task/*; do
+		echo "${task##*/}: $(tr '\n' ' ' <"$task/syscall") $(cat "$task/wchan")"
+	done
+	kill -9 "$client_pid" 2>/dev/null || true
+} >>"$work/client.out" 2>&1
+
+guest_evicted=0 guest_faults=0 # what the service counted
+guest_service_check() {
+	guest_evicted=$(json .service.pages_evicted)
+	guest_faults=$(json .service.faults)
+	[ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'
+	larderd_stop
+}
