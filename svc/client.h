@@ -54,7 +54,7 @@ struct client {
 	char exe[256];
 	char policy[64];
 	uint64_t born_ms; /* CLOCK_MONOTONIC */
-	uint64_t min_age_ms;
+	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: not counted (brief.h) */
 	_Atomic uint32_t refs;
 

@@ -154,8 +154,8 @@ void worker_drop_client(struct worker *w, struct client *c)
 		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
 			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
 	if (c->brief_key)
-		brief_ended(
-			&w->brief, c->brief_key, worker_now_ms() - c->born_ms < c->min_age_ms);
+		brief_ended(&w->brief, c->brief_key,
+			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
 	evictor_forget(w->evictor, c->id);
 	client_unref(c);
 }
