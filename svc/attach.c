@@ -42,6 +42,7 @@ struct attachment {
 	char policy[64];
 	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
+	int agent_pidfd;    /* owned, -1 before READY */
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
 };
@@ -66,7 +67,8 @@ void attach_free(struct attachment *a)
 		munmap(a->link, sizeof(*a->link));
 	}
 	closer_close(a->socket);
-	const int fds[] = {a->pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read};
+	const int fds[] = {
+		a->pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read, a->agent_pidfd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -163,6 +165,7 @@ int attach_accept(struct worker *w, struct attachment **ret)
 	}
 	a->socket = fd;
 	a->pidfd = a->procdir = a->link_fd = a->doorbell = a->bell_read = -1;
+	a->agent_pidfd = -1;
 	r = identify(a);
 	if (r == 0 && !may_attach(w, a)) {
 		log_debug(
@@ -340,6 +343,16 @@ static bool sane_address(uint64_t addr, uint64_t bytes, uint64_t align)
 	return addr != 0 && addr % align == 0 && addr < (1ULL << 47) - bytes;
 }
 
+/* Whoever is asked afterwards whether it shares the program's memory is this one, or this one
+ * is gone: so we never signal another. */
+static int open_agent(struct attachment *a, pid_t agent)
+{
+	if (a->agent_pidfd >= 0) /* it says READY again */
+		close(a->agent_pidfd);
+	a->agent_pidfd = (int)syscall(SYS_pidfd_open, agent, 0);
+	return a->agent_pidfd < 0 ? -errno : 0;
+}
+
 /* Both are bound to the address space that is there at open; the proof covers both, for an exec
  * between the two would make it fail. */
 static int open_memory(const struct attachment *a, int *ret_mem, int *ret_pagemap)
@@ -374,6 +387,7 @@ static void equip(
 	c->doorbell = steal_fd(&a->doorbell);
 	c->procdir = steal_fd(&a->procdir);
 	c->pidfd = steal_fd(&a->pidfd);
+	c->agent_pidfd = steal_fd(&a->agent_pidfd);
 	c->link = a->link;
 	a->link = NULL;
 	c->agent_pid = agent;
@@ -383,8 +397,10 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	const struct message_ready *ready, struct client **ret)
 {
 	struct client *c = worker_new_client(w, uffd);
-	int r = open_memory(a, &c->mem, &c->pagemap);
+	int r = open_agent(a, agent);
 
+	if (r == 0)
+		r = open_memory(a, &c->mem, &c->pagemap);
 	equip(c, a, agent, ready);
 	if (r == 0 && !shares_memory(c->pid, agent))
 		r = -ESRCH; /* it execed meanwhile, mostly */
@@ -483,7 +499,9 @@ static int on_ready_to_join(
 	if (!sane_address(ready->staging, LINK_SLOTS * LINK_PAGE, BLOCK_SIZE) ||
 		ready->bell != a->bell_at)
 		return -EBADMSG;
-	r = open_memory(a, &mem, &pagemap);
+	r = open_agent(a, a->agent);
+	if (r == 0)
+		r = open_memory(a, &mem, &pagemap);
 	if (r < 0)
 		return r;
 	/* Another image could run by now, with memory of its own. */
