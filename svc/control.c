@@ -242,8 +242,10 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	/* A page that forked children share counts once, as its memory would. */
 	s->evicted_bytes = st.blobs * STORE_PAGE;
 	s->stored_bytes = st.blob_bytes;
+	s->leaf_bytes = atomic_load(&w->graveyard.leaves) * sizeof(struct leaf);
+	s->link_bytes = links;
 	s->overhead_bytes = st.header_bytes + st.dead_bytes + st.index_bytes + st.table_bytes +
-			    atomic_load(&w->graveyard.leaves) * sizeof(struct leaf) + links;
+			    s->leaf_bytes + s->link_bytes;
 	s->dead_bytes = st.dead_bytes;
 	s->baseline_bytes = w->baseline_bytes;
 	s->store_limit_bytes = st.limit_bytes;

@@ -1,23 +1,23 @@
 /* A program that ends, or is stopped, at any moment, and tools to look at it from outside.
  *
- *   stops MB         fills MB MiB that hardly pack and says "ready ADDRESS BYTES". Each byte on
- *                    its input is an order, taken at once, even while an earlier one is stuck
- *                    in a page fault:
- *       r   a thread reads all of it and says "good" or "bad"
- *       d   a thread discards a few pages, checks that they are zeros and fills them anew:
- * "good" x   ends e   executes itself anew, with other memory in the same place in the same way
+ *   stops MB   fills MB MiB that hardly pack and says "ready ADDRESS BYTES". Each byte on its
+ *              input is an order, taken at once, even while an earlier one is stuck in a fault:
+ *
+ *       r   a thread reads all of it: "good" or "bad"
+ *       d   it discards a few pages, checks that they are zeros, fills them anew: the same
+ *       x   the program ends
+ *       e   executes itself anew: "again", then as at the start
  *       l   its first thread ends, the others go on: "left"
  *       n   a process that shares the memory, and isn't a thread, discards pages: "child PID";
- *           when it has ended: "lost", and
- *       N   says whether each of these pages is what it was, or zeros, and gives them new
- *           content: "good"
+ *           when it has ended: "lost"
+ *       N   is each of these pages what it was, or zeros? They are filled anew: "good" or "bad"
  *       u   such a process unmaps the second half of a mapping, else as n
- *       U   the mapping grows again in place: its second half must be zeros
+ *       U   the mapping grows again in place: its second half must be zeros, else as N
  *
- *   stops trace PID               stops all threads of it by ptrace and says "stopped"; lets
- * them go when its input ends stops read PID ADDRESS BYTES  by process_vm_readv: "good", or
- * what is wrong stops peek PID ADDRESS BYTES  the same by /proc/PID/mem and ptrace, each page:
- * "good N refused M" stops core FILE ADDRESS BYTES the same in a core file
+ *   stops trace PID                stops its threads by ptrace, "stopped", until its input ends
+ *   stops read PID ADDRESS BYTES   by process_vm_readv: "good" or "bad"
+ *   stops peek PID ADDRESS BYTES   by /proc/PID/mem and by ptrace: "good PAGES refused PAGES"
+ *   stops core FILE ADDRESS BYTES  in a core file: "good" or "bad"
  *
  * Everything is checked to the byte. Exit code 0: it could do what it was told. */
 #include <elf.h>
@@ -246,6 +246,7 @@ static void *control(void *arg)
 		if (order == 'x')
 			_exit(0);
 		if (order == 'e') {
+			say("again\n");
 			execv("/proc/self/exe", it.argv);
 			die("exec");
 		}

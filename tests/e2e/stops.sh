@@ -4,124 +4,90 @@
 # stopped goes on with every byte as it was, and can be evicted again; of what ended nothing is left
 # in the service.
 #
-#   stops.sh KIND...    runs these at each point; those that it can run by default
+#   stops.sh [KIND...]    runs these kinds of ending (all) at each point
 #
 # STOPS_POINTS (all). The points are those of svc/points.h: the service stays there until the case has
-# done what it came for, so nothing here depends on who is faster.
+# done what it came for, so nothing here depends on who is faster. +d: the program is about to
+# discard pages, which nobody can be told of meanwhile.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # shellcheck source=tests/e2e/freezer.sh
 . "$(dirname "${BASH_SOURCE[0]}")/freezer.sh"
+# shellcheck source=tests/e2e/stops_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/stops_lib.sh"
 
-# A service that hangs must not hang us.
-larder() { timeout 60 "$work/bin/larder" "$@"; }
-
-install -m 755 "$build/tests/e2e/stops" "$work/bin"
-case='before all'
-
-# ---- points ----
-
-points=(move moved hold commit zap read apply fetch)
-export LARDER_POINTS=''
-for point in "${points[@]}"; do
-	LARDER_POINTS+=,$point=$work/at-$point
-done
-LARDER_POINTS=${LARDER_POINTS#,}
-[ -z "${STOPS_POINTS:-}" ] || read -ra points <<<"$STOPS_POINTS"
-
-stay_at() { touch "$work/at-$1"; }
-is_at() { [ -e "$work/at-$1.at" ]; }
-go_on() { rm "$work/at-$1.at"; }
-
-# ---- programs ----
-
-# stops_start NAME: sets client_pid, and memory: address and bytes of what it holds. Taken over on return.
-memory=()
-stops_start() {
-	local in=$work/home/$1.in
-	[ -e "$in" ] || mkfifo -m 666 "$in"
-	rm -f "$work/$1.out"
-	(cd "$work/home" && as_nobody "$work/bin/larder" run -- "$work/bin/stops" 3) \
-		>"$work/$1.out" 2>&1 <>"$in" &
-	client_pid=$!
-	started+=("$client_pid")
-	wait_for grep -q ready "$work/$1.out" || fail "$case: $1 never got ready"
-	read -ra memory < <(sed -n 's/^ready //p' "$work/$1.out")
-	client_wait
-}
-
-tell() { printf %s "$2" >"$work/home/$1.in"; }
-lines() { grep -c . "$work/$1.out" || true; }
-says() { [ "$(lines "$1")" -gt "$2" ]; }
-last() { tail -n 1 "$work/$1.out"; }
-
-# checked NAME [ORDER]: it does that with its memory, and finds all as it has to be.
-checked() {
-	local before
-	before=$(lines "$1")
-	tell "$1" "${2:-r}"
-	wait_for says "$1" "$before" || fail "$case: $1 hangs"
-	[ "$(last "$1")" = good ] || fail "$case: $1 says $(last "$1")"
-}
+at=(move moved hold commit zap read apply fetch move+d)
+[ -z "${STOPS_POINTS:-}" ] || read -ra at <<<"$STOPS_POINTS"
 
 # ---- what is done to the first ----
 
+# What stops it, and what it does (or what becomes of it) then: KIND is STOP[+THEN] or THEN.
+kinds=(exit exec kill leader
+	stop trace freeze1 freeze2 freeze1+kill freeze2+kill
+	agent-stop agent-trace agent-freeze1 agent-freeze2 agent-kill
+	agent-stop+kill agent-stop+exec agent-freeze1+kill agent-freeze2+kill)
+
 first=0 agent=0 evict=0 tracer=0
-trace_start() {
+
+trace_start() { # PID
 	rm -f "$work/trace.in"
 	mkfifo "$work/trace.in"
-	"$work/bin/stops" trace "$first" >"$work/trace.out" <"$work/trace.in" &
+	"$work/bin/stops" trace "$1" >"$work/trace.out" <"$work/trace.in" &
 	tracer=$!
 	started+=("$tracer")
 	exec 7>"$work/trace.in"
-	wait_for grep -q stopped "$work/trace.out" || fail "$case: it can't be traced"
 }
 
-# A child of ours, of which the shell has nothing to say.
-kill_quietly() {
-	kill -9 "$1" 2>/dev/null || true
-	wait "$1" 2>/dev/null || true
-}
-
-is_stopped() { grep -q '^State:.[Tt]' "/proc/$1/status"; }
-stop_process() {
-	kill -STOP "$1"
-	wait_for is_stopped "$1" || fail "$case: it doesn't stop"
-}
-
-act() { # KIND
+act_stop() { # STOP
 	case $1 in
-	exit) tell first x ;;
-	exec) ;;
-	kill) kill_quietly "$first" ;;
-	stop) stop_process "$first" ;;
-	trace) trace_start ;;
-	freeze1 | freeze2) freezer_freeze "${1#freeze}" "$first" "$agent" ;;
+	stop) kill -STOP "$first" ;;
+	trace) trace_start "$first" ;;
+	freeze?) freezer_freeze "${1#freeze}" "$first" "$agent" ;;
+	agent-stop) kill -STOP "$agent" ;;
+	agent-trace) trace_start "$agent" ;;
+	agent-freeze?) freezer_freeze "${1#agent-freeze}" "$agent" ;;
+	agent-kill) kill -9 "$agent" ;;
+	esac
+}
+
+# Every thread of it, also those that wait in the kernel.
+is_stopped() { ! grep -L '^State:.[Tt]' "/proc/$1"/task/*/status | grep -q .; }
+is_traced() { grep -q stopped "$work/trace.out"; }
+
+wait_stopped() { # STOP
+	case $1 in
+	stop) wait_for is_stopped "$first" ;;
+	agent-stop) wait_for is_stopped "$agent" ;;
+	trace | agent-trace) wait_for is_traced ;;
+	freeze? | agent-freeze?) freezer_wait "${1: -1}" frozen ;;
+	esac || fail "$case: it doesn't stop"
+}
+
+act_then() { # THEN
+	case $1 in
+	exit)
+		tell first x
+		wait_for gone "$first" || fail "$case: it doesn't end"
+		;;
+	exec)
+		tell first e
+		wait_for grep -q again "$work/first.out" || fail "$case: it doesn't exec"
+		asked[first]=$(answers first)
+		;;
 	leader)
 		tell first l
 		wait_for grep -q left "$work/first.out" || fail "$case: its first thread doesn't end"
 		;;
-	agent-kill) kill -9 "$agent" ;;
-	agent-stop*) stop_process "$agent" ;;
-	agent-freeze*) freezer_freeze "${1#agent-freeze}" "$agent" ;;
-	esac
-	# What the program does, once its agent can't follow.
-	case $1 in
-	agent-stop-kill) kill_quietly "$first" ;;
-	exit) wait_for gone "$first" || fail "$case: it doesn't end" ;;
-	exec | agent-stop-exec)
-		tell first e
-		wait_for says first 1 || fail "$case: it doesn't exec"
-		;;
+	kill) kill -9 "$first" ;;
 	esac
 }
 
-undo() { # KIND
+undo() { # STOP
 	case $1 in
-	stop) kill -CONT "$first" ;;
-	agent-stop) kill -CONT "$agent" ;;
+	stop) kill -CONT "$first" 2>/dev/null || true ;;
+	agent-stop) kill -CONT "$agent" 2>/dev/null || true ;;
 	freeze? | agent-freeze?) freezer_thaw "${1: -1}" ;;
-	trace)
+	trace | agent-trace)
 		exec 7>&-
 		wait "$tracer" || fail "$case: the tracer ended with $?"
 		;;
@@ -130,35 +96,7 @@ undo() { # KIND
 
 # ---- what has to hold ----
 
-descriptors() { find "/proc/$service/fd" -mindepth 1 -printf . | wc -c; }
-
-# The service has the second's pages and nothing else.
-only_second() {
-	json "(.clients | length) == 1 and .clients[0].pid == $second and
-		.service.evicted_bytes == .clients[0].evicted_bytes and
-		.service.stored_bytes == .clients[0].stored_bytes" && [ "$(descriptors)" -le "$base" ]
-}
-
-# The service has the second's pages out, and it alone.
-freed() {
-	evict_second
-	wait_for only_second || fail "$case: the service keeps something: $(descriptors) descriptors, before $base;
-$(larder status --json)"
-}
-
-evict_second() {
-	client_pid=$second
-	evict_fully
-}
-
-# As a whole: out, back with every byte, out.
-second_is_well() {
-	evict_second
-	checked second
-	evict_second
-}
-
-kill_first() {
+end_first() {
 	kill_quietly "$first"
 	freed
 }
@@ -168,19 +106,24 @@ first_is_well() {
 	client_pid=$first
 	checked first
 	evict_fully
+	[ "$(client evicted_bytes)" -ge "${memory[1]}" ] || fail "$case: evicted only $(client evicted_bytes)"
+	[ "$(client resident_bytes)" -gt 0 ] || fail "$case: it lives on no memory: $(larder status "$first")"
 	checked first
-	kill_first
+	end_first
 }
 
+# What isn't there any more can't be waited for.
 agent_is_gone() { [ "$(client agent_pid "$first")" -eq 0 ]; }
 first_without_agent() {
 	wait_for agent_is_gone || fail "$case: the service doesn't notice"
 	checked first
 	larder evict "$first" >"$work/evict.out" 2>&1 || fail "$case: evict: $(cat "$work/evict.out")"
 	grep -q 'agent is gone' "$work/evict.out" || fail "$case: evict says: $(cat "$work/evict.out")"
+	links_are_empty || fail "$case: $(json .service.link_bytes) bytes of links stay"
 	checked first
-	kill_first
+	end_first
 }
+links_are_empty() { [ "$(json .service.link_bytes)" -le $((2 * base_links)) ]; }
 
 clients_are() { [ "$(json '.clients | length')" -eq "$1" ]; }
 first_as_another() {
@@ -193,34 +136,47 @@ first_as_another() {
 # ---- a case ----
 
 # The service comes to the point with the first's memory.
-come_to() {
+come_to() { # POINT
 	case $1 in
 	read | fetch | apply)
 		evict_fully
 		stay_at "$1"
-		if [ "$1" = apply ]; then tell first d; else tell first r; fi
+		if [ "$1" = apply ]; then ask first d; else ask first r; fi
+		wait_for is_at "$1" || fail "$case: the service never comes there"
 		;;
 	*)
-		stay_at "$1"
+		stay_at "${1%+d}"
 		larder evict "$first" >"$work/first-evict.out" 2>&1 &
 		evict=$!
+		wait_for is_at "${1%+d}" || fail "$case: the service never comes there"
+		if [[ $1 = *+d ]]; then
+			ask first d
+			wait_for discards "$first" || fail "$case: it doesn't come to discard"
+		fi
 		;;
 	esac
-	wait_for is_at "$1" || fail "$case: the service never comes there"
 }
 
 # What was begun comes to an end, whatever became of the first.
-evicted_or_not() {
+evicted_or_not() { # POINT STOP
 	local code=0
 	case $1 in
 	read | fetch | apply) larder evict "$first" >"$work/first-evict.out" 2>&1 || code=$? ;;
 	*) wait "$evict" || code=$? ;;
 	esac
 	[ "$code" -ne 124 ] || fail "$case: evict doesn't end"
-	[ "$code" -eq 0 ] || grep -q . "$work/first-evict.out" || fail "$case: evict says nothing"
+	grep -q . "$work/first-evict.out" || fail "$case: evict says nothing"
+	case $1,$2 in
+	read,* | fetch,* | apply,*) ;; # nothing is left to be moved
+	*,agent-kill | *,freeze? | *,agent-*)
+		grep -q "agent doesn't answer" "$work/first-evict.out" || [ "$code" -ne 0 ] ||
+			fail "$case: evict says: $(cat "$work/first-evict.out")"
+		;;
+	esac
 }
 
 run_case() { # POINT KIND
+	local how=${2%+*} then=${2#*+}
 	case="$2 at $1"
 	stops_start first
 	first=$client_pid
@@ -228,40 +184,43 @@ run_case() { # POINT KIND
 	evict_fully
 	checked first
 	come_to "$1"
-	act "$2"
+	act_stop "$how"
+	# Who waits for its event to be read stops when it was.
+	[[ $1 = *+d && $how != agent-* ]] || wait_stopped "$how"
+	act_then "$then"
 	checked second # its pages come back meanwhile
-	go_on "$1"
-	evicted_or_not "$1"
+	go_on "${1%+d}"
+	[ "$then" = kill ] || wait_stopped "$how"
+	evicted_or_not "$1" "$how"
 	second_is_well
-	undo "$2"
 	case $2 in
-	exit | kill | agent-stop-kill) freed ;;
-	*exec) first_as_another ;;
+	# Such a one can be killed, and so could what is frozen in version 2.
+	agent-stop+* | *freeze2+*) ;;
+	*) undo "$how" ;;
+	esac
+	case $then in
+	exit) freed ;;
+	kill) end_first ;;
+	exec) first_as_another ;;
 	agent-kill) first_without_agent ;;
 	*) first_is_well ;;
 	esac
+	[ "$how" = "$then" ] || undo "$how"
 	echo "$case: $SECONDS s"
 }
 
-kinds=(exit exec kill leader stop trace agent-stop agent-kill agent-stop-kill agent-stop-exec)
-freezers=$(freezer_versions)
-for version in $freezers; do
-	kinds+=("freeze$version" "agent-freeze$version")
-done
 [ $# -eq 0 ] || kinds=("$@")
+freezer_find
 
 larderd_start "$everyone"
-stops_start second
-second=$client_pid
-second_is_well
-checked second
-evict_second
-base=$(descriptors)
+second_start
 for kind in "${kinds[@]}"; do
-	for point in "${points[@]}"; do
+	if [[ $kind =~ freeze([12]) ]] && ! freezer_works "${BASH_REMATCH[1]}"; then
+		echo "$kind: no control groups of version ${BASH_REMATCH[1]} here"
+		continue
+	fi
+	for point in "${at[@]}"; do
 		run_case "$point" "$kind"
 	done
 done
-[ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'
-larderd_stop
-checked second
+service_is_well
