@@ -4,6 +4,7 @@
  *              input is an order, taken at once, even while an earlier one is stuck in a fault:
  *
  *       r   a thread reads all of it: "good" or "bad"
+ *       m   the same, but not the part that the others are about
  *       d   it discards a few pages, checks that they are zeros, fills them anew: the same
  *       x   the program ends
  *       e   executes itself anew: "again", then as at the start
@@ -15,11 +16,15 @@
  *       U   the mapping grows again in place: its second half must be zeros, else as N
  *
  *   stops trace PID                stops its threads by ptrace, "stopped", until its input ends
+ *   stops trace PID CALL entry     the same when its one thread next enters CALL (move: the
+ *   stops trace PID CALL exit      ioctl UFFDIO_MOVE; zap: MADV_DONTNEED), or leaves it
  *   stops read PID ADDRESS BYTES   by process_vm_readv: "good" or "bad"
  *   stops peek PID ADDRESS BYTES   by /proc/PID/mem and by ptrace: "good PAGES refused PAGES"
  *   stops core FILE ADDRESS BYTES  in a core file: "good" or "bad"
  *
  * Everything is checked to the byte. Exit code 0: it could do what it was told. */
+#include "kernel.h"
+
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -216,6 +221,10 @@ static void *work(void *arg)
 		case 'r':
 			say(read_all() ? "good\n" : "bad\n");
 			break;
+		case 'm':
+			say(good(it.memory, (uintptr_t)it.memory, it.bytes / 8) ? "good\n"
+										: "bad\n");
+			break;
 		case 'd':
 			say(discard() ? "good\n" : "bad\n");
 			break;
@@ -309,21 +318,61 @@ static void seize(pid_t tid)
 		die("it doesn't stop");
 }
 
-static int trace(pid_t pid)
+/* Until we are told; one that was killed meanwhile needs no letting go. */
+static int stay(const pid_t *thread, unsigned count)
 {
-	pid_t thread[THREADS_MAX];
-	unsigned count = list_threads(pid, thread);
 	char byte;
 
-	for (unsigned i = 0; i < count; i++)
-		seize(thread[i]);
 	say("stopped\n");
 	if (read(STDIN_FILENO, &byte, 1) < 0)
 		return 1;
 	for (unsigned i = 0; i < count; i++)
-		if (ptrace(PTRACE_DETACH, thread[i], NULL, NULL) < 0)
+		if (ptrace(PTRACE_DETACH, thread[i], NULL, NULL) < 0 && errno != ESRCH)
 			die("detach");
 	return 0;
+}
+
+static int trace(pid_t pid)
+{
+	pid_t thread[THREADS_MAX];
+	unsigned count = list_threads(pid, thread);
+
+	for (unsigned i = 0; i < count; i++)
+		seize(thread[i]);
+	return stay(thread, count);
+}
+
+static void next_call_stop(pid_t pid, struct __ptrace_syscall_info *info)
+{
+	int status;
+
+	do {
+		if (ptrace(PTRACE_SYSCALL, pid, NULL, NULL) < 0 ||
+			waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
+			die("it doesn't go on");
+	} while (WSTOPSIG(status) != (SIGTRAP | 0x80));
+	if (ptrace(PTRACE_GET_SYSCALL_INFO, pid, (void *)sizeof(*info), info) < 0)
+		die("PTRACE_GET_SYSCALL_INFO");
+}
+
+static int trace_call(pid_t pid, bool move, bool leaves)
+{
+	struct __ptrace_syscall_info info;
+	uint64_t number = move ? SYS_ioctl : SYS_madvise;
+	unsigned arg = move ? 1 : 2;
+	uint64_t value = move ? UFFDIO_MOVE : MADV_DONTNEED;
+
+	seize(pid);
+	if (ptrace(PTRACE_SETOPTIONS, pid, NULL, (void *)PTRACE_O_TRACESYSGOOD) < 0)
+		die("PTRACE_SETOPTIONS");
+	say("traced\n");
+	do
+		next_call_stop(pid, &info);
+	while (info.op != PTRACE_SYSCALL_INFO_ENTRY || info.entry.nr != number ||
+		info.entry.args[arg] != value);
+	if (leaves)
+		next_call_stop(pid, &info);
+	return stay(&pid, 1);
 }
 
 /* ---- other eyes ---- */
@@ -430,6 +479,9 @@ int main(int argc, char **argv)
 		return trace((pid_t)atoi(argv[2]));
 	if (argc != 5)
 		return 2;
+	if (strcmp(argv[1], "trace") == 0)
+		return trace_call((pid_t)atoi(argv[2]), strcmp(argv[3], "move") == 0,
+			strcmp(argv[4], "exit") == 0);
 	uint64_t addr = strtoull(argv[3], NULL, 16);
 	size_t bytes = strtoul(argv[4], NULL, 10);
 	if (strcmp(argv[1], "read") == 0)

@@ -108,6 +108,113 @@ freed() {
 links before $base_links, leaves $base_leaves: $(larder status --json)"
 }
 
+# ---- the first, to whom it happens ----
+
+first=0 agent=0 evict=0 tracer=0
+
+# trace_start PID [CALL entry|exit]: see stops.c.
+trace_start() {
+	rm -f "$work/trace.in"
+	mkfifo "$work/trace.in"
+	"$work/bin/stops" trace "$@" >"$work/trace.out" <"$work/trace.in" &
+	tracer=$!
+	started+=("$tracer")
+	exec 7>"$work/trace.in"
+}
+
+act_stop() { # STOP
+	case $1 in
+	stop) kill -STOP "$first" ;;
+	trace) trace_start "$first" ;;
+	freeze?) freezer_freeze "${1#freeze}" "$first" "$agent" ;;
+	agent-stop) kill -STOP "$agent" ;;
+	agent-trace) trace_start "$agent" ;;
+	agent-freeze?) freezer_freeze "${1#agent-freeze}" "$agent" ;;
+	agent-kill) kill -9 "$agent" ;;
+	esac
+}
+
+# Every thread of it, also those that wait in the kernel.
+is_stopped() { ! grep -L '^State:.[Tt]' "/proc/$1"/task/*/status | grep -q .; }
+is_traced() { grep -q stopped "$work/trace.out"; }
+
+wait_stopped() { # STOP
+	case $1 in
+	stop) wait_for is_stopped "$first" ;;
+	agent-stop) wait_for is_stopped "$agent" ;;
+	trace | agent-trace) wait_for is_traced ;;
+	freeze? | agent-freeze?) freezer_wait "${1: -1}" frozen ;;
+	esac || fail "$case: it doesn't stop"
+}
+
+undo() { # STOP
+	case $1 in
+	stop) kill -CONT "$first" 2>/dev/null || true ;;
+	agent-stop) kill -CONT "$agent" 2>/dev/null || true ;;
+	freeze? | agent-freeze?) freezer_thaw "${1: -1}" ;;
+	trace | agent-trace)
+		exec 7>&-
+		wait "$tracer" || fail "$case: the tracer ended with $?"
+		;;
+	esac
+}
+
+act_then() { # THEN
+	case $1 in
+	exit)
+		tell first x
+		wait_for gone "$first" || fail "$case: it doesn't end"
+		;;
+	exec)
+		tell first e
+		wait_for grep -q again "$work/first.out" || fail "$case: it doesn't exec"
+		asked[first]=$(answers first)
+		;;
+	leader)
+		tell first l
+		wait_for grep -q left "$work/first.out" || fail "$case: its first thread doesn't end"
+		;;
+	kill) kill -9 "$first" ;;
+	esac
+}
+
+end_first() {
+	kill_quietly "$first"
+	freed
+}
+
+# It goes on as if nothing had been.
+first_is_well() {
+	client_pid=$first
+	checked first
+	evict_fully
+	[ "$(client evicted_bytes)" -ge "${memory[1]}" ] || fail "$case: evicted only $(client evicted_bytes)"
+	[ "$(client resident_bytes)" -gt 0 ] || fail "$case: it lives on no memory: $(larder status "$first")"
+	checked first
+	end_first
+}
+
+# What isn't there any more can't be waited for.
+agent_is_gone() { [ "$(client agent_pid "$first")" -eq 0 ]; }
+first_without_agent() {
+	wait_for agent_is_gone || fail "$case: the service doesn't notice"
+	checked first
+	larder evict "$first" >"$work/evict.out" 2>&1 || fail "$case: evict: $(cat "$work/evict.out")"
+	grep -q 'agent is gone' "$work/evict.out" || fail "$case: evict says: $(cat "$work/evict.out")"
+	links_are_empty || fail "$case: $(json .service.link_bytes) bytes of links stay"
+	checked first
+	end_first
+}
+links_are_empty() { [ "$(json .service.link_bytes)" -le $((2 * base_links)) ]; }
+
+clients_are() { [ "$(json '.clients | length')" -eq "$1" ]; }
+first_as_another() {
+	wait_for clients_are 2 || fail "$case: the old image is still there: $(larder status)"
+	client_pid=$first
+	client_wait
+	first_is_well
+}
+
 service_is_well() {
 	case='after all'
 	[ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'
