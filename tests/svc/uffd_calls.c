@@ -138,6 +138,7 @@ static void registered_is_told_of_any_page(void **state)
 
 	assert_int_equal(madvise(m, 2 * HUGE_BYTES, MADV_HUGEPAGE), 0);
 	memset((void *)huge, 1, HUGE_BYTES);
+	madvise((void *)huge, HUGE_BYTES, MADV_COLLAPSE); /* where it isn't one already */
 	if (!pagemap_is_huge(a->pagemap, huge))
 		skip();
 	assert_int_equal(uffd_registered(a->uffd, huge), 0);
