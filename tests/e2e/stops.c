@@ -256,7 +256,7 @@ static void *control(void *arg)
 			_exit(0);
 		if (order == 'e') {
 			say("again\n");
-			execv("/proc/self/exe", it.argv);
+			execv(it.argv[0], it.argv); /* /proc/self is of the first thread */
 			die("exec");
 		}
 		if (write(order == 'l' ? it.leave[1] : it.orders[1], &order, 1) != 1)

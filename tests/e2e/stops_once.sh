@@ -2,7 +2,7 @@
 # What ends or is stopped at one certain moment: an agent between the steps of an order, a process
 # that shares the program's memory, and the service while its programs stand still.
 #
-#   stops_once.sh [CASE...]    call, shared, service (all)
+#   stops_once.sh [CASE...]    call, shared, release, service (all)
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # shellcheck source=tests/e2e/freezer.sh
@@ -49,6 +49,10 @@ run_call() { # CALL entry|exit THEN
 	wait_for is_at_call || fail "$case: it doesn't come there: $(cat "$work/trace.out")"
 	evict_ends "agent doesn't answer"
 	second_is_well
+	if [ "$3" = release ]; then
+		larder release "$first" >"$work/release.out" 2>&1 || fail "$case: $(cat "$work/release.out")"
+		[ "$(client evicted_bytes "$first")" -eq 0 ] || fail "$case: bytes are still out"
+	fi
 	case $3 in
 	use) # Its pages come back, and change, while the agent stands there.
 		checked first
@@ -60,7 +64,7 @@ run_call() { # CALL entry|exit THEN
 	esac
 	client_pid=$first
 	case $3 in
-	go | use)
+	go | use | release)
 		[ "$1" != move ] || [ "$(client orders_revoked)" -gt "$revoked" ] || fail "$case: nothing was revoked"
 		undo trace
 		first_is_well
@@ -69,7 +73,7 @@ run_call() { # CALL entry|exit THEN
 	exec) first_as_another ;;
 	agent-kill) first_without_agent ;;
 	esac
-	[[ $3 = go || $3 = use ]] || undo trace
+	[[ $3 = go || $3 = use || $3 = release ]] || undo trace
 	echo "$case: $SECONDS s"
 }
 
@@ -77,7 +81,7 @@ call_cases() {
 	local call side what
 	for call in move zap; do
 		for side in entry exit; do
-			for what in go use kill exec agent-kill; do
+			for what in go use release kill exec agent-kill; do
 				run_call "$call" "$side" "$what"
 			done
 		done
@@ -128,6 +132,32 @@ shared_cases() {
 	done
 }
 
+# ---- a release ----
+
+# That needs neither the program nor its agent. The first's next eviction takes it over again.
+run_released() { # STOP
+	case="released, the first in $1"
+	first_start
+	evict_fully
+	act_stop "$1"
+	wait_stopped "$1"
+	larder release "$first" >"$work/release.out" 2>&1 || fail "$case: $(cat "$work/release.out")"
+	[ "$(client evicted_bytes)" -eq 0 ] || fail "$case: $(client evicted_bytes) bytes are still out"
+	[ "$(client managed_bytes)" -eq 0 ] || fail "$case: $(client managed_bytes) bytes are still managed"
+	second_is_well
+	undo "$1"
+	first_is_well
+	echo "$case: $SECONDS s"
+}
+
+release_cases() {
+	local how
+	for how in leader stop trace freeze1 freeze2 agent-stop agent-freeze1 agent-freeze2; do
+		[[ $how != *freeze? ]] || freezer_works "${how: -1}" || continue
+		run_released "$how"
+	done
+}
+
 # ---- the service ends ----
 
 # Its programs stand still, or it is at work for one. All pages are given back, and later, when there is
@@ -135,8 +165,8 @@ shared_cases() {
 after_service() {
 	checked first
 	checked first d
-	kill_quietly "$first"
 	wait_for gone "$agent" || fail "$case: its agent stays"
+	kill_quietly "$first"
 	kill_quietly "$second"
 	larderd_start "$everyone"
 	second_start
@@ -199,7 +229,7 @@ service_cases() {
 	done
 }
 
-cases=(call shared service)
+cases=(call shared release service)
 [ $# -eq 0 ] || cases=("$@")
 freezer_find
 larderd_start "$everyone"
