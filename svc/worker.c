@@ -1,5 +1,6 @@
 #include "worker.h"
 #include "attach.h"
+#include "birth.h"
 #include "cleanup.h"
 #include "closer.h"
 #include "evictor.h"
@@ -13,6 +14,7 @@
 #include "release.h"
 #include "restorer.h"
 #include "runtime.h"
+#include "sequence.h"
 #include "settings.h"
 #include "uffd.h"
 
@@ -146,6 +148,9 @@ void worker_drop_client(struct worker *w, struct client *c)
 
 	/* An eviction that is under way finds an empty space. */
 	pthread_mutex_lock(&c->gate);
+	/* Forks of its that were read live on. */
+	birth_pass_on(c);
+	sequence_flush(c);
 	space_done(&c->space);
 	space_init(&c->space, &w->graveyard);
 	pthread_mutex_unlock(&c->gate);
