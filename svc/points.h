@@ -7,11 +7,12 @@
  *
  *   LARDER_POINTS=NAME=/PATH[,...]
  *
- * While there is a file PATH, the next thread that comes to NAME renames it to PATH.at, and waits
- * there until that file is removed: so a test knows that the service is at this point, and
- * decides for how long. All others pass.
+ * While there is a file PATH, the next thread that comes to NAME renames it to PATH.at, and
+ * waits there until that file is removed: so a test knows that the service is at this point,
+ * and decides for how long. All others pass.
  *
- * Where nothing is chosen a point costs a load and a branch. Set once, before any thread starts. */
+ * Where nothing is chosen a point costs a load and a branch. Set once, before any thread
+ * starts. */
 #ifndef LARDER_POINTS_H
 #define LARDER_POINTS_H
 
