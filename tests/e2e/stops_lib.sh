@@ -131,6 +131,10 @@ links before $base_links, leaves $base_leaves, rows $base_rows: $(rows) $(larder
 
 first=0 agent=0 evict=0 tracer=0
 
+# What failed may leave one that is stopped, and isn't our child.
+end_agent() { ! grep -qs larder-agent "/proc/$agent/comm" || kill -9 "$agent"; }
+at_exit+=(end_agent)
+
 # trace_start PID [CALL entry|exit]: see stops.c.
 trace_start() {
 	rm -f "$work/trace.in"
