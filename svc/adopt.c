@@ -187,6 +187,33 @@ static int drop_unfit(struct pager *p, struct client *c, struct candidates *k)
 	return r == -EAGAIN ? -EBUSY : r;
 }
 
+/* A process that shared the memory and was killed in a call took the event with it, so what is
+ * on record may be unmapped by now. It would be kept for nothing, and be taken for the content
+ * of what grows into that place. */
+static int ask_known(struct pager *p, struct client *c)
+{
+	uint64_t from = 0;
+	int r = 0;
+
+	while (r == 0) {
+		size_t i = 0;
+		gate_lock(c);
+		r = pager_drain(p, c);
+		while (i < c->space.region_count && c->space.region[i].end <= from)
+			i++;
+		bool any = i < c->space.region_count;
+		struct region g = any ? c->space.region[i] : (struct region){from, from};
+		/* While something changes there: the next look will. */
+		if (r == 0 && any && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+			r = settle_range(c, g.start, g.end);
+		gate_unlock(p, c);
+		from = g.end;
+		if (!any)
+			break;
+	}
+	return r == -EAGAIN ? 0 : r;
+}
+
 int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 {
 	struct candidates k = {.client = c, .result = ret};
@@ -201,8 +228,10 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 	if (r < 0 || ret->why)
 		/* Another image runs by now. That is no word that this memory is gone. */
 		return r == -ENOENT ? -EAGAIN : r;
+	r = ask_known(p, c);
 	k.thread = malloc(MAPS_THREADS_MAX * sizeof(*k.thread));
-	r = k.thread ? look(c, task, &k) : -ENOMEM;
+	if (r == 0)
+		r = k.thread ? look(c, task, &k) : -ENOMEM;
 	for (size_t i = 0; i < k.count && r == 0; i++)
 		if (k.map[i].refusal == MAPS_OK)
 			r = adopt_one(p, c, &k.map[i]);

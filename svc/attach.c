@@ -43,7 +43,7 @@ struct attachment {
 	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
-	int agent_pidfd;    /* owned: that agent's; -1: a shim's */
+	int agent_pidfd;    /* owned: the agent's; -1 before READY, of a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
 };
 
@@ -338,6 +338,16 @@ static bool sane_address(uint64_t addr, uint64_t bytes, uint64_t align)
 	return addr != 0 && addr % align == 0 && addr < (1ULL << 47) - bytes;
 }
 
+/* Whoever is asked afterwards whether it shares the program's memory is this one, or this one
+ * is gone: so we never signal another. */
+static int open_agent(struct attachment *a, pid_t agent)
+{
+	if (a->agent_pidfd >= 0)
+		return 0;
+	a->agent_pidfd = (int)syscall(SYS_pidfd_open, agent, 0);
+	return a->agent_pidfd < 0 ? -errno : 0;
+}
+
 /* Both are bound to the address space that is there at open; the proof covers both, for an exec
  * between the two would make it fail. */
 static int open_memory(const struct attachment *a, int *ret_mem, int *ret_pagemap)
@@ -372,6 +382,7 @@ static void equip(
 	c->doorbell = steal_fd(&a->doorbell);
 	c->procdir = steal_fd(&a->procdir);
 	c->pidfd = steal_fd(&a->pidfd);
+	c->agent_pidfd = steal_fd(&a->agent_pidfd);
 	c->link = a->link;
 	a->link = NULL;
 	c->agent_pid = agent;
@@ -381,10 +392,12 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	const struct message_ready *ready, struct client **ret)
 {
 	struct client *c = worker_new_client(w, uffd);
-	int r = open_memory(a, &c->mem, &c->pagemap);
+	int r = open_agent(a, agent);
 
+	if (r == 0)
+		r = open_memory(a, &c->mem, &c->pagemap);
 	equip(c, a, agent, ready);
-	if (r == 0 && process_share_memory(c->pid, c->pidfd, agent, a->agent_pidfd) != 1)
+	if (r == 0 && process_share_memory(c->pid, c->pidfd, agent, c->agent_pidfd) != 1)
 		r = -ESRCH; /* it execed meanwhile, mostly */
 	if (r == 0)
 		r = uffd_api(uffd);
@@ -481,7 +494,9 @@ static int on_ready_to_join(
 	if (!sane_address(ready->staging, LINK_SLOTS * LINK_PAGE, BLOCK_SIZE) ||
 		ready->bell != a->bell_at)
 		return -EBADMSG;
-	r = open_memory(a, &mem, &pagemap);
+	r = open_agent(a, a->agent);
+	if (r == 0)
+		r = open_memory(a, &mem, &pagemap);
 	if (r < 0)
 		return r;
 	r = check_agent(a);

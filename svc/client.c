@@ -4,6 +4,7 @@
 #include "space_internal.h"
 #include "worker.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,6 +30,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	c->id = id;
 	c->uffd = uffd;
 	c->pidfd = c->procdir = c->pagemap = c->mem = c->socket = c->link_fd = c->doorbell = -1;
+	c->agent_pidfd = -1;
 	c->born_ms = worker_now_ms();
 	atomic_init(&c->refs, 1);
 	atomic_init(&c->state, CLIENT_ATTACHING);
@@ -62,13 +64,19 @@ void client_unref(struct client *c)
 	if (c->link)
 		munmap(c->link, sizeof(*c->link));
 	closer_close(c->socket);
-	const int fds[] = {
-		c->uffd, c->pidfd, c->procdir, c->pagemap, c->mem, c->link_fd, c->doorbell};
+	const int fds[] = {c->uffd, c->pidfd, c->procdir, c->pagemap, c->mem, c->link_fd,
+		c->doorbell, c->agent_pidfd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	pthread_mutex_destroy(&c->gate);
 	free(c);
+}
+
+bool client_agent_alive(const struct client *c)
+{
+	struct pollfd p = {.fd = c->agent_pidfd, .events = POLLIN};
+	return c->agent_pidfd >= 0 && poll(&p, 1, 0) == 0;
 }
 
 void client_mark_gone(struct client *c)

@@ -60,6 +60,7 @@ struct client {
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
 	int uffd, pidfd, procdir, pagemap, mem, socket, link_fd, doorbell;
+	int agent_pidfd;	 /* of the process that was seen to share the memory */
 	_Atomic pid_t agent_pid; /* as we see it; 0 = no agent */
 	struct link *link;	 /* owned mapping; NULL = none */
 	uint64_t staging, bell;	 /* addresses in the client */
@@ -92,6 +93,10 @@ struct client {
 			   */
 	size_t unneeded_count, unneeded_room;
 
+	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
+	 */
+	uint64_t ended_ms;
+
 	/* The evictor's. */
 	uint32_t order_seq;
 	bool staging_used;   /* slots hold pages that wait for their zap */
@@ -114,6 +119,9 @@ static inline enum client_state client_state(const struct client *c)
 
 /* Gate held: nobody needs this blob of the client any more, but a row may name it. */
 void client_unneeded(struct client *c, blob_t blob);
+
+/* False when it has none, or its agent has ended. Stopped or frozen is alive. */
+bool client_agent_alive(const struct client *c);
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
 void client_mark_gone(struct client *c);

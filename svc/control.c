@@ -20,19 +20,32 @@
 
 /* ---- one client ---- */
 
-/* Resident bytes of the program, from /proc/PID/statm; 0 for a child whose pid isn't known. */
-static uint64_t resident_bytes(const struct client *c)
+/* From a statm file; 0: none there. */
+static uint64_t statm_resident(int dir, const char *name)
 {
 	char text[128];
 	unsigned long long total, resident;
-	_cleanup_fd_ int fd =
-		c->procdir < 0 ? -1 : openat(c->procdir, "statm", O_RDONLY | O_CLOEXEC);
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
 	if (n <= 0)
 		return 0;
 	text[n] = '\0';
 	return sscanf(text, "%llu %llu", &total, &resident) == 2 ? resident * PAGE_SIZE : 0;
+}
+
+/* Resident bytes of the program; 0 for a child whose pid isn't known. A leader that has exited
+ * has no memory any more, though its threads go on: its agent's is the same. */
+static uint64_t resident_bytes(const struct client *c)
+{
+	char name[32];
+	pid_t agent = atomic_load(&c->agent_pid);
+	uint64_t bytes = c->procdir < 0 ? 0 : statm_resident(c->procdir, "statm");
+
+	if (bytes > 0 || agent == 0)
+		return bytes;
+	snprintf(name, sizeof(name), "/proc/%d/statm", (int)agent);
+	return statm_resident(AT_FDCWD, name);
 }
 
 /* Packed bytes behind a client's pages, a leaf at a time so that no fault waits for long. */
@@ -229,8 +242,10 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	/* A page that forked children share counts once, as its memory would. */
 	s->evicted_bytes = st.blobs * STORE_PAGE;
 	s->stored_bytes = st.blob_bytes;
+	s->leaf_bytes = atomic_load(&w->graveyard.leaves) * sizeof(struct leaf);
+	s->link_bytes = links;
 	s->overhead_bytes = st.header_bytes + st.dead_bytes + st.index_bytes + st.table_bytes +
-			    atomic_load(&w->graveyard.leaves) * sizeof(struct leaf) + links;
+			    s->leaf_bytes + s->link_bytes;
 	s->dead_bytes = st.dead_bytes;
 	s->baseline_bytes = w->baseline_bytes;
 	s->store_limit_bytes = st.limit_bytes;

@@ -154,8 +154,9 @@ static int link_fill(struct client *c)
 static void link_empty(struct client *c)
 {
 	/* While the agent owes an answer it may still copy; while staging is in use the slots
-	 * are what a recovery would look at. */
-	if (!c->staging_used)
+	 * are what a recovery would look at. Nobody will ever empty the staging of an agent
+	 * that is gone; its pages are stored. */
+	if (!c->batch && (!c->staging_used || !client_agent_alive(c)))
 		fallocate(c->link_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, LINK_DATA_AT,
 			sizeof(c->link->data));
 }
@@ -318,6 +319,7 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 	int r;
 
 	if (why) {
+		link_empty(c);
 		snprintf(res->why, sizeof(res->why), "%s", why);
 		return 0;
 	}

@@ -1,4 +1,5 @@
 #include "order.h"
+#include "cleanup.h"
 #include "log.h"
 #include "pagemap.h"
 #include "rawcall.h"
@@ -6,7 +7,9 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +23,11 @@ enum {
 	/* Nobody waits for a zap. */
 	ZAP_TIMEOUT_MS = 2000,
 	UNSHARE_TIMEOUT_MS = 2000,
+	/* Of both: only an agent that waits for a CPU is worth so much. After so many looks in
+	 * a row that find it asleep it is taken for stopped or frozen, for with an order to
+	 * carry out it sleeps for moments only. Others' evictions wait meanwhile. */
+	LOOK_MS = 20,
+	LOOKS_ASLEEP = 10,
 };
 
 static bool answered(const struct client *c)
@@ -28,10 +36,41 @@ static bool answered(const struct client *c)
 	       c->order_seq;
 }
 
+/* Has it a CPU, or waits for one? */
+static bool agent_runs(const struct client *c)
+{
+	char path[32], text[512], state;
+	pid_t pid = atomic_load(&c->agent_pid);
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	_cleanup_fd_ int fd = pid == 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	/* Behind the name, which may have anything in it. */
+	const char *name_end = strrchr(text, ')');
+	return name_end && sscanf(name_end + 1, " %c", &state) == 1 && state == 'R';
+}
+
+/* Sleeps until it is answered, for LOOK_MS at most. */
+static void sleep_for_answer(struct client *c, uint64_t ns)
+{
+	_Atomic uint32_t *done = &c->link->head.done_seq;
+	uint32_t seen = atomic_load(done);
+	struct timespec left = {.tv_nsec = LOOK_MS * 1000000L};
+
+	if (ns < LOOK_MS * 1000000ULL)
+		left.tv_nsec = (long)ns;
+	if (seen != c->order_seq)
+		syscall(SYS_futex, done, FUTEX_WAIT, seen, &left, NULL, 0);
+}
+
 static bool wait_answer(struct client *c, unsigned timeout_ms)
 {
 	struct link_head *head = &c->link->head;
-	uint64_t until = worker_now_ns() + timeout_ms * 1000000ULL;
+	uint64_t now = worker_now_ns(), until = now + timeout_ms * 1000000ULL;
+	unsigned asleep = 0;
 
 	for (unsigned i = 0; i < SPIN_ROUNDS; i++) {
 		if (answered(c))
@@ -39,15 +78,13 @@ static bool wait_answer(struct client *c, unsigned timeout_ms)
 		rawpause();
 	}
 	atomic_store(&head->waiting, 1);
-	while (!answered(c)) {
-		uint64_t now = worker_now_ns();
-		uint32_t seen = atomic_load(&head->done_seq);
-		if (now >= until)
+	while (!answered(c) && (now = worker_now_ns()) < until && asleep < LOOKS_ASLEEP) {
+		sleep_for_answer(c, until - now);
+		if (answered(c) || now + LOOK_MS * 1000000ULL > until)
+			continue;
+		if (!client_agent_alive(c))
 			break;
-		struct timespec left = {.tv_sec = (time_t)((until - now) / 1000000000),
-			.tv_nsec = (long)((until - now) % 1000000000)};
-		if (seen != c->order_seq)
-			syscall(SYS_futex, &head->done_seq, FUTEX_WAIT, seen, &left, NULL, 0);
+		asleep = agent_runs(c) ? 0 : asleep + 1;
 	}
 	atomic_store(&head->waiting, 0);
 	return answered(c);

@@ -8,8 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { MICROSECONDS_MAX = 10000000 };
+enum {
+	MICROSECONDS_MAX = 10000000,
+	TEXT_MAX = 4096,
+	/* A test that was killed leaves its files: the service ends all the same. */
+	STAY_MS = 60000,
+};
 
 static const char *const names[] = {
 #define X(name, help) #name,
@@ -21,6 +27,7 @@ bool points_chosen;
 static struct {
 	unsigned microseconds; /* 0: not chosen */
 	unsigned one_in;
+	const char *path; /* NULL: not chosen */
 } chosen[POINT_COUNT];
 
 /* Digits only, from 1 to most; moves *text behind them. 0: none there, or out of range. */
@@ -33,8 +40,13 @@ static unsigned parse_number(const char **text, unsigned most)
 	return n <= most ? (unsigned)n : 0;
 }
 
+/* A path is kept where it stands. */
 static bool parse_setting(const char *text, enum point p)
 {
+	if (*text == '/') {
+		chosen[p].path = text;
+		return true;
+	}
 	unsigned us = parse_number(&text, MICROSECONDS_MAX), one_in = 1;
 
 	if (*text == ':') {
@@ -58,13 +70,17 @@ static int parse_one(const char *text, char *message, unsigned size)
 			parse_setting(equals + 1, (enum point)p))
 			return 0;
 	}
-	snprintf(message, size, "LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN]", text);
+	snprintf(message, size,
+		"LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN] or "
+		"NAME=/PATH",
+		text);
 	return -EINVAL;
 }
 
 int points_choose(const char *text, char *message, unsigned size)
 {
-	char copy[1024], *rest = NULL;
+	static char copy[TEXT_MAX];
+	char *rest = NULL;
 
 	if (!text || !*text)
 		return 0;
@@ -97,6 +113,18 @@ static uint64_t roll(void)
 	return x;
 }
 
+static void stay_while_told(const char *path)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+	char at[TEXT_MAX + sizeof(".at")];
+
+	snprintf(at, sizeof(at), "%s.at", path);
+	if (rename(path, at) < 0)
+		return;
+	for (unsigned ms = 0; ms < STAY_MS && access(at, F_OK) == 0; ms++)
+		nanosleep(&pause, NULL);
+}
+
 void points_act(enum point p)
 {
 	unsigned us = chosen[p].microseconds;
@@ -104,4 +132,6 @@ void points_act(enum point p)
 
 	if (us > 0 && roll() % chosen[p].one_in == 0)
 		nanosleep(&t, NULL);
+	if (chosen[p].path)
+		stay_while_told(chosen[p].path);
 }

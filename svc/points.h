@@ -3,8 +3,16 @@
  *
  *   LARDER_POINTS=NAME=MICROSECONDS[:ONE_IN][,...]
  *
- * At NAME the thread sleeps so long, each time or one in so many times at random. Where nothing
- * is chosen a point costs a load and a branch. Set once, before any thread starts. */
+ * At NAME the thread sleeps so long, each time or one in so many times at random. Or
+ *
+ *   LARDER_POINTS=NAME=/PATH[,...]
+ *
+ * While there is a file PATH, the next thread that comes to NAME renames it to PATH.at, and
+ * waits there until that file is removed: so a test knows that the service is at this point,
+ * and decides for how long. All others pass.
+ *
+ * Where nothing is chosen a point costs a load and a branch. Set once, before any thread
+ * starts. */
 #ifndef LARDER_POINTS_H
 #define LARDER_POINTS_H
 

@@ -18,6 +18,8 @@
 	X(stored_bytes, gauge, "packed bytes that hold them")                                  \
 	X(overhead_bytes, gauge, "headers, dead space, index, leaves, tables, resident links") \
 	X(dead_bytes, gauge, "of this, memory of the store that holds no page")                \
+	X(leaf_bytes, gauge, "of this, tables that say where each page is")                    \
+	X(link_bytes, gauge, "of this, memory shared with agents")                             \
 	X(baseline_bytes, gauge, "resident memory of the service before any client")           \
 	X(store_limit_bytes, gauge, "limit of the store")                                      \
 	X(owner_limit_bytes, gauge, "how much of it one user's programs may take")             \

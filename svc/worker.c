@@ -39,6 +39,8 @@ enum {
 	SWEEP_S = 1,
 	/* A shim says HELLO as it connects, and its agent READY within a millisecond. */
 	HANDSHAKE_MAX_MS = 5000,
+	/* An agent that isn't stopped follows its program within a millisecond of CPU time. */
+	FOLLOW_MS = 500,
 };
 
 /* What an epoll event is about. */
@@ -177,6 +179,20 @@ static bool is_gone(const struct client *c)
 	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
 }
 
+/* The program is gone from this memory, and the agent has nothing to do there any more. It sees
+ * so, or is told; one that is stopped or frozen would keep the memory for ever. */
+static void end_agent(struct client *c)
+{
+	if (c->ended_ms == 0) {
+		c->ended_ms = worker_now_ms();
+		order_exit(c->link, c->doorbell);
+	} else if (worker_now_ms() - c->ended_ms >= FOLLOW_MS && client_agent_alive(c)) {
+		log_debug("client %d (%s): its agent doesn't follow, and is killed",
+			(int)c->pid, c->exe);
+		syscall(SYS_pidfd_send_signal, c->agent_pidfd, SIGKILL, NULL, 0);
+	}
+}
+
 /* Does the agent still share its program's memory? If not, the program runs another image, and
  * the old one lives by the agent only. A hang-up of the exec pipe is a hint: closefrom(3) makes
  * one too, and a forked child that holds the pipe prevents it. */
@@ -187,7 +203,7 @@ static void end_if_execed(struct client *c)
 	if (process_share_memory(c->pid, c->pidfd, c->agent_pid, -1) == 0 &&
 		/* A leader that has exited has no memory; its threads go on. */
 		maps_memory_task(c->procdir, c->agent_pid, &task) == -ENOENT)
-		order_exit(c->link, c->doorbell);
+		end_agent(c);
 }
 
 static bool drop_if_gone(struct worker *w, struct client *c)
@@ -213,7 +229,9 @@ static bool sweep(struct worker *w)
 		struct client *c = client[i];
 		if (!drop_if_gone(w, c)) {
 			again = true;
-			if (c->pidfd >= 0 && c->agent_pid != 0)
+			if (c->ended_ms > 0)
+				end_agent(c);
+			else if (c->pidfd >= 0 && c->agent_pid != 0)
 				end_if_execed(c);
 		}
 		client_unref(c);
@@ -271,6 +289,7 @@ static void on_program(struct worker *w, uint64_t id)
 		return;
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	/* The agent sees the same and ends; its hang-up brings us back. */
+	end_agent(c);
 	look_after(w, c);
 	client_unref(c);
 }

@@ -2,11 +2,16 @@
 #include "points.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -50,9 +55,42 @@ static void right_text_is_taken(void **state)
 	point(POINT_zap);
 }
 
+static void *pass(void *arg)
+{
+	(void)arg;
+	point(POINT_hold);
+	return NULL;
+}
+
+/* One that comes while the file is there stays until it is told; the next passes. */
+static void a_thread_stays_while_there_is_a_file(void **state)
+{
+	char dir[] = "/tmp/larder-points.XXXXXX", path[64], at[64], text[96], message[256];
+	pthread_t thread;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/hold", dir);
+	snprintf(at, sizeof(at), "%s/hold.at", dir);
+	snprintf(text, sizeof(text), "commit=5,hold=%s", path);
+	assert_int_equal(points_choose(text, message, sizeof(message)), 0);
+	point(POINT_hold); /* no file: passes */
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	assert_int_equal(pthread_create(&thread, NULL, pass, NULL), 0);
+	while (access(at, F_OK) < 0)
+		usleep(1000);
+	assert_int_equal(access(path, F_OK), -1);
+	point(POINT_hold); /* passes, for one is there already */
+	assert_int_equal(pthread_tryjoin_np(thread, NULL), EBUSY);
+	assert_int_equal(unlink(at), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_is_chosen_by_default),
-		cmocka_unit_test(wrong_text_is_named), cmocka_unit_test(right_text_is_taken)};
+		cmocka_unit_test(wrong_text_is_named), cmocka_unit_test(right_text_is_taken),
+		cmocka_unit_test(a_thread_stays_while_there_is_a_file)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

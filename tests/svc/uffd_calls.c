@@ -126,6 +126,40 @@ static void registered_is_told_without_a_trace(void **state)
 	assert_int_equal(seen[1], PAGE_NONE);
 }
 
+enum { HUGE_BYTES = 2 << 20 };
+
+/* Whatever is there: a page, one that can't be read, a guard, a huge page. */
+static void registered_is_told_of_any_page(void **state)
+{
+	struct area *a = *state;
+	uint8_t *m = mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uintptr_t huge = ((uintptr_t)m + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1);
+
+	assert_int_equal(madvise(m, 2 * HUGE_BYTES, MADV_HUGEPAGE), 0);
+	memset((void *)huge, 1, HUGE_BYTES);
+	madvise((void *)huge, HUGE_BYTES, MADV_COLLAPSE); /* where it isn't one already */
+	if (!pagemap_is_huge(a->pagemap, huge))
+		skip();
+	assert_int_equal(uffd_registered(a->uffd, huge), 0);
+	assert_int_equal(
+		uffd_register(a->uffd, huge, HUGE_BYTES, UFFDIO_REGISTER_MODE_MISSING), 0);
+	assert_int_equal(uffd_registered(a->uffd, huge), 1);
+	assert_int_equal(uffd_registered(a->uffd, huge + 5 * PAGE_SIZE), 1);
+	assert_true(pagemap_is_huge(a->pagemap, huge));
+
+	/* As small pages. */
+	mprotect((void *)huge, PAGE_SIZE, PROT_NONE);
+	mprotect((void *)(huge + PAGE_SIZE), PAGE_SIZE, PROT_READ);
+	madvise((void *)(huge + 2 * PAGE_SIZE), PAGE_SIZE, MADV_GUARD_INSTALL);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(uffd_registered(a->uffd, huge + i * PAGE_SIZE), 1);
+	uffd_unregister(a->uffd, huge, HUGE_BYTES);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(uffd_registered(a->uffd, huge + i * PAGE_SIZE), 0);
+	munmap(m, 2 * HUGE_BYTES);
+}
+
 /* ---- asked while mappings move ---- */
 
 enum {
@@ -315,6 +349,7 @@ int main(void)
 		T(copy_stops_where_a_page_exists),
 		T(copy_to_nowhere_is_enoent),
 		T(registered_is_told_without_a_trace),
+		T(registered_is_told_of_any_page),
 		T(registered_is_never_denied_to_what_moves),
 		T(fence_is_up_while_an_event_is_unread),
 		T(presence_tells_pages_holes_and_guards_apart),
