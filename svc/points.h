@@ -20,6 +20,7 @@
 	X(commit, "rows are committed, nothing is published")                                  \
 	X(zap, "pages are STORED, staging is not zapped yet")                                  \
 	X(fork, "a FORK was read, the child has no pages on record yet")                       \
+	X(birth, "a forked child is about to be asked where it has its pages")                 \
 	X(settle, "the kernel is about to be asked what an address is")
 
 enum point {

@@ -8,28 +8,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-void settle_fork(struct pager *p, const struct space *parent, struct client *child)
-{
-	for (size_t i = 0; i < parent->aside_count; i++)
-		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
-			uint64_t addr =
-				(parent->aside[i].number << BLOCK_SHIFT) + page * PAGE_SIZE;
-			unsigned done;
-
-			/* As space_fork: what lies in a region is of a newer mapping. */
-			if (!entry_out(parent->aside[i].leaf->entry[page]) ||
-				space_region_at(parent, addr))
-				continue;
-			/* Put there at once: where there is no registered mapping, nothing may
-			 * stay on record for what is mapped there later. The child runs
-			 * already: with its fence up, "no mapping" may be its own doing, told
-			 * of soon. */
-			if (pager_restore(p, child, addr, 1, &done) == -ENOENT &&
-				!uffd_fence_up(child->uffd))
-				space_set_state(&child->space, addr, PAGE_ABSENT);
-		}
-}
-
 /* End of the piece, from addr on, that surely has one answer: the mapping's where /proc can be
  * asked, else a page. */
 static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
@@ -89,6 +67,12 @@ int settle_range(struct client *c, uint64_t start, uint64_t end)
 	return r;
 }
 
+void settle_calm(struct client *c)
+{
+	if (c->space.steps && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+		space_forget_aside(&c->space);
+}
+
 int settle_doubt(struct client *c)
 {
 	struct space *s = &c->space;
@@ -96,7 +80,7 @@ int settle_doubt(struct client *c)
 
 	if (!space_in_doubt(s))
 		return 0;
-	if (uffd_fence_up(c->uffd))
+	if (s->overtaken || uffd_fence_up(c->uffd))
 		return -EAGAIN;
 	point(POINT_settle);
 	maps = open_maps(c);
