@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -83,7 +84,19 @@ void restorer_ring(struct restorer *r, struct client *c)
 
 uint64_t worker_now_ns(void)
 {
-	return 0;
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void client_ref(struct client *c)
+{
+	(void)c;
+}
+
+void client_unref(struct client *c)
+{
+	(void)c;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
@@ -280,6 +293,7 @@ static void *unmap(void *arg)
 
 static pthread_t discarder;
 static unsigned discards;
+static bool discarded; /* and its thread joined */
 
 /* The page was fetched and isn't copied yet: now it is discarded. If the gate were free,
  * another reader would read that, and the discard would be done. */
@@ -295,9 +309,16 @@ static void discard_meanwhile(void)
 	if (pthread_mutex_trylock(&c->gate) != 0)
 		return;
 	pager_drain(&area->other, c);
-	while (uffd_fence_up(c->uffd))
-		;
+	pthread_join(discarder, NULL);
+	discarded = true;
 	pthread_mutex_unlock(&c->gate);
+}
+
+static void end_discard(void)
+{
+	if (!discarded)
+		pthread_join(discarder, NULL);
+	at_fetch = NULL;
 }
 
 static void what_was_discarded_meanwhile_is_not_copied(void **state)
@@ -309,10 +330,10 @@ static void what_was_discarded_meanwhile_is_not_copied(void **state)
 		record(3, entry_make(PAGE_STORED, 7));
 		at_fetch = discard_meanwhile;
 		discards = 0;
+		discarded = false;
 		touch_begin(&t, 3, false);
 		assert_int_equal(touch_end(&t), 0);
-		pthread_join(discarder, NULL);
-		at_fetch = NULL;
+		end_discard();
 		/* Zeros that came before the discard was done have gone by it. */
 		assert_int_equal(presence(3) == PAGE_HERE ? *page(3) : 0, 0);
 		uffd_unregister(area->client.uffd, addr(3), PAGE_SIZE);
@@ -320,6 +341,26 @@ static void what_was_discarded_meanwhile_is_not_copied(void **state)
 		uffd_register(
 			area->client.uffd, addr(3), PAGE_SIZE, UFFDIO_REGISTER_MODE_MISSING);
 	}
+}
+
+/* The same when it is brought back by order, and nobody waits for it. */
+static void what_was_discarded_meanwhile_is_not_brought_back(void **state)
+{
+	struct client *c = &area->client;
+	unsigned done;
+
+	(void)state;
+	record(3, entry_make(PAGE_STORED, 7));
+	at_fetch = discard_meanwhile;
+	discards = 0;
+	discarded = false;
+	gate_lock(c);
+	assert_int_equal(pager_restore(&area->pager, c, addr(3), 1, &done), -EAGAIN);
+	gate_unlock(&area->pager, c);
+	while (uffd_fence_up(c->uffd))
+		serve_once();
+	end_discard();
+	assert_int_equal(presence(3), PAGE_NONE);
 }
 
 static void what_must_wait_has_a_timer(void **state)
@@ -553,6 +594,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(what_was_discarded_meanwhile_is_not_copied),
+		T(what_was_discarded_meanwhile_is_not_brought_back),
 		T(what_must_wait_has_a_timer),
 		T(an_access_to_what_was_unmapped_goes_on),
 		T(what_is_there_wins_over_the_record),
