@@ -63,10 +63,14 @@ static void each_mapping(void (*fn)(void *arg, const struct mapping *m), void *a
 	char line[512];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %127s", &m.start, &m.end, m.name) <
-				3 &&
-			sscanf(line, "%lx-%lx ", &m.start, &m.end) == 2)
-			m.name[0] = '\0';
+		char name[128] = "";
+		unsigned long start, end;
+		/* Other lines may begin with a letter that is a digit, too. */
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %*s %127s", &start, &end, name) >= 2) {
+			m.start = start;
+			m.end = end;
+			memcpy(m.name, name, sizeof(m.name));
+		}
 		if (sscanf(line, "VmFlags: %255[^\n]", m.flags) == 1)
 			fn(arg, &m);
 	}
