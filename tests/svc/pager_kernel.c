@@ -72,9 +72,11 @@ void store_ref(struct store *s, blob_t b)
 	(void)s, (void)b;
 }
 
+static unsigned follows;
 void batch_follow(struct batch *b, struct client *c)
 {
 	(void)b, (void)c;
+	follows++;
 }
 
 void restorer_ring(struct restorer *r, struct client *c)
@@ -581,6 +583,30 @@ static void a_fork_waits_for_a_descriptor(void **state)
 	assert_int_equal(area->client.events_fork, 1);
 }
 
+/* ---- forks ---- */
+
+/* Its HELD pages become STORED, or come back, when the parent's do: it must be told. */
+static void a_child_follows_what_is_on_its_way(void **state)
+{
+	struct client owner = {.link = calloc(1, sizeof(struct link))};
+	struct batch b = {.owner = &owner};
+	pthread_t thread;
+	int fine = 0, tag = space_hold(&area->client.space, &b);
+
+	(void)state;
+	follows = 0;
+	record(6, entry_make(PAGE_HELD, (uint32_t)tag << HELD_SLOT_BITS | 5));
+	pthread_create(&thread, NULL, fork_and_wait, &fine);
+	wait_readable();
+	serve_once();
+	pthread_join(thread, NULL);
+	assert_true(fine);
+	assert_int_equal(follows, 1);
+	record(6, entry_make(PAGE_ABSENT, 0));
+	space_unhold(&area->client.space, &b);
+	free(owner.link);
+}
+
 int main(void)
 {
 	if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
@@ -608,6 +634,7 @@ int main(void)
 		T(what_is_held_comes_from_the_link),
 		T(damage_stops_the_client_and_is_not_answered),
 		T(a_fork_waits_for_a_descriptor),
+		T(a_child_follows_what_is_on_its_way),
 	};
 	int r = cmocka_run_group_tests(tests, NULL, NULL);
 	kill(program, SIGKILL);
