@@ -3,6 +3,7 @@
  * the main thread, which serves only when a test says so; points.h tells where it is in its
  * work. */
 #include "batch.h"
+#include "birth.h"
 #include "pagemap.h"
 #include "pager.h"
 #include "points.h"
@@ -201,6 +202,7 @@ static int teardown(void **state)
 		next = l->next;
 		leaf_free(&area->worker.graveyard, l);
 	}
+	birth_free(&forked);
 	pager_done(&area->pager);
 	pager_done(&area->other);
 	close(c->uffd);
