@@ -24,7 +24,7 @@
 
 #include <cmocka.h>
 
-enum { HANGS_S = 30 };
+enum { HANGS_S = 20 };
 
 static struct client *client;
 static uint8_t *block;	 /* BLOCK_SIZE, registered for missing pages */

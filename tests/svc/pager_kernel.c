@@ -27,7 +27,7 @@
 
 #include <cmocka.h>
 
-enum { PAGES = 16, STORED = 0x55, HELD = 0x66, ROUNDS = 50, HANGS_S = 30 };
+enum { PAGES = 16, STORED = 0x55, HELD = 0x66, ROUNDS = 50, HANGS_S = 20 };
 
 static struct area {
 	struct worker worker;
