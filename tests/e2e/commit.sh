@@ -18,14 +18,14 @@ print("ready", flush=True)
 signal.pause()'
 client_wait
 wait_for grep -q ready "$work/client.out" || fail 'python3 is not ready'
-before=$(smaps Rss)
+before=$(smaps Anonymous)
 
 larder evict --json "$client_pid" >"$work/evict.out" &
 evict=$!
 looks=0
 # Memory first: a row that is written in between is no fault. What the program lost otherwise is little.
 until gone "$evict"; do
-	lost=$((before - $(smaps Rss)))
+	lost=$((before - $(smaps Anonymous)))
 	rows=$(in_index)
 	[ "$lost" -le $((rows + (1 << 19))) ] || fail "$lost bytes have left, and $rows are in the index"
 	looks=$((looks + 1))
@@ -33,12 +33,12 @@ done
 wait "$evict" || fail "evict ended with $?"
 evicted=$(client evicted_bytes)
 [ "$evicted" -ge "$bytes" ] || fail "not out: $(cat "$work/evict.out")"
-[ "$((before - $(smaps Rss)))" -ge $((bytes - (1 << 19))) ] || fail 'its memory is no less'
+[ "$((before - $(smaps Anonymous)))" -ge $((bytes - (1 << 19))) ] || fail 'its memory is no less'
 [ "$looks" -ge 10 ] || fail "only $looks looks"
 
 # Somebody writes to the index: no commit, so nothing leaves, and what is out stays served.
 larder release "$client_pid" >/dev/null
-before=$(smaps Rss)
+before=$(smaps Anonymous)
 mkfifo "$work/go"
 python3 -c '
 import sqlite3, sys
@@ -50,7 +50,7 @@ writer=$!
 started+=("$writer")
 wait_for grep -q writing "$work/writer.out" || fail 'no writer'
 larder evict --json "$client_pid" >"$work/evict.out" || true
-near 'memory with an index that takes no rows, before and after' "$before" "$(smaps Rss)" $((1 << 19))
+near 'memory with an index that takes no rows, before and after' "$before" "$(smaps Anonymous)" $((1 << 19))
 [ "$(client evicted_bytes)" -eq 0 ] || fail "$(client evicted_bytes) bytes are out without a row"
 grep -q 'somebody writes to the index' "$work/evict.out" || fail "evict says: $(cat "$work/evict.out")"
 : >"$work/go"

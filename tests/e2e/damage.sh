@@ -59,5 +59,8 @@ wait_for grep -q '^read 0' "$other_out" || fail "another program: $(cat "$other_
 
 larderd_stop
 wait_for gone "$victim" || fail 'the service ended, and the program with the damaged page lives'
+code=0
+wait "$victim" || code=$?
+[ "$code" -eq 137 ] || fail "it was not killed, but ended with $code"
 ! grep -q '^read ' "$victim_out" || fail "at the end it read: $(cat "$victim_out")"
 ! gone "$other" || fail 'the other program ended too'

@@ -29,6 +29,7 @@ static struct client *client;
 static struct graveyard graveyard;
 static uint64_t at; /* PIECES of MIB each, in the program */
 static void (*after_drain)(void);
+static unsigned blind; /* so many drains find nothing, as if the event came just after */
 static pid_t program;
 static int line[2]; /* to its threads */
 
@@ -75,6 +76,8 @@ int pager_drain(struct pager *p, struct client *c)
 	struct uffd_msg m;
 
 	(void)p;
+	if (blind > 0)
+		return blind--, 0;
 	while (read(c->uffd, &m, sizeof(m)) == sizeof(m))
 		if (m.event == UFFD_EVENT_UNMAP)
 			space_unmap(&c->space, m.arg.remove.start, m.arg.remove.end);
@@ -302,6 +305,7 @@ static void what_is_on_record_is_asked_again(void **state)
 
 static void unmap_both_and_map_one(void)
 {
+	blind = 40; /* more than there are mappings before it, less than the tries */
 	tell(0, ACT_UNMAP, at, 2 * MIB); /* waits for its event to be read */
 	while (!uffd_fence_up(client->uffd))
 		;

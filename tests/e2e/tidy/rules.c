@@ -134,14 +134,24 @@ int tidy_lock(struct tidy *t)
 {
 	uint8_t *one = page_at(t, FIRST), *two = page_at(t, FIRST + COUNT);
 
-	call_result("mlock", mlock(one, COUNT * TIDY_PAGE));
-	say_registered("mlock", one);
 	call_result("mlock2", mlock2(two, COUNT * TIDY_PAGE, MLOCK_ONFAULT));
 	say_registered("mlock2", two);
-	say("present: %d and %d", pages_present(one, COUNT), pages_present(two, COUNT));
+	say("present: %d", pages_present(two, COUNT));
+	munlock(two, COUNT * TIDY_PAGE);
+	point(POINT_TAKE);
+	call_result("mlock", mlock(one, 2 * COUNT * TIDY_PAGE));
+	say_registered("mlock", one);
 	point(POINT_LEAVE);
 	say("still: %d and %d", pages_present(one, COUNT), pages_present(two, COUNT));
 	return munlock(one, 2 * COUNT * TIDY_PAGE);
+}
+
+/* The same for all that it has. */
+int tidy_lock_all(struct tidy *t)
+{
+	call_result("mlockall", mlockall(MCL_CURRENT));
+	say_registered("mlockall", t->memory);
+	return munlockall();
 }
 
 /* ---- stacks ---- */

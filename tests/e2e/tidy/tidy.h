@@ -81,6 +81,7 @@
 	X(guard, user)                                                                         \
 	X(wipeonfork, user)                                                                    \
 	X(lock, root)                                                                          \
+	X(lock_all, root)                                                                      \
 	X(stack, user)                                                                         \
 	X(stack_later, user)                                                                   \
 	X(inherited, user)                                                                     \
