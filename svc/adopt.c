@@ -105,7 +105,7 @@ static int consider(void *arg, const struct map *m)
  * Only with the fence down on both sides: an UNMAP of what lay here before would strike the new
  * region off (rule 6). Nothing is ever unregistered here: with the fence up, a mapping with
  * evicted pages may have been moved here. What stays registered and isn't on record is found by
- * the next look. */
+ * the next look. -EBUSY: it is another userfaultfd's. */
 static int register_settled(struct pager *p, struct client *c, uint64_t start, uint64_t end)
 {
 	struct timespec pause = {.tv_nsec = 100000};
@@ -126,7 +126,7 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 			return r;
 		nanosleep(&pause, NULL);
 	}
-	return -EBUSY;
+	return -EAGAIN;
 }
 
 /* Gate held. 1: all of [start, end) is registered and on record already. */
@@ -142,7 +142,8 @@ static int check_known(struct client *c, uint64_t start, uint64_t end)
 	return r < 0 ? r : known && known->end >= end;
 }
 
-static int adopt_one(struct pager *p, struct client *c, const struct map *m)
+static int adopt_one(
+	struct pager *p, struct client *c, const struct map *m, struct adopt_result *res)
 {
 	int r;
 
@@ -155,6 +156,8 @@ static int adopt_one(struct pager *p, struct client *c, const struct map *m)
 	if (r == 0)
 		r = register_settled(p, c, m->start, m->end);
 	gate_unlock(p, c);
+	if (r == -EBUSY)
+		res->refused_bytes[MAPS_FOREIGN_UFFD] += m->rss;
 	/* The program changed or removed it since we looked: not this time. */
 	return r == -ESRCH || r == -ENOMEM ? r : 0;
 }
@@ -234,7 +237,7 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 		r = k.thread ? look(c, task, &k) : -ENOMEM;
 	for (size_t i = 0; i < k.count && r == 0; i++)
 		if (k.map[i].refusal == MAPS_OK)
-			r = adopt_one(p, c, &k.map[i]);
+			r = adopt_one(p, c, &k.map[i], ret);
 	if (r == 0)
 		r = maps_thread_addresses(
 			c->procdir, k.thread, MAPS_THREADS_MAX, &k.thread_count);

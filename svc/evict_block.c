@@ -375,7 +375,7 @@ static int store_batch(
 		if (e < 0) {
 			drop_blobs(b);
 			packed = 0;
-			r = e;
+			r = e == -EBUSY ? -ETXTBSY : e; /* not ours, which is -EBUSY */
 		}
 	}
 	res->moved_pages += packed;

@@ -293,6 +293,8 @@ static const char *error_text(int r)
 		return "pages wait to be given back to it: its memory limit leaves no room, or "
 		       "its "
 		       "events don't end";
+	case -ETXTBSY:
+		return "somebody writes to the index";
 	case -EIO:
 		return "the client failed; see the log";
 	default:

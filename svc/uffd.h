@@ -37,8 +37,9 @@ int uffd_zero(int fd, uint64_t start, uint64_t len, uint64_t *ret_done);
  * that a zap is done. */
 bool uffd_fence_up(int fd);
 
-/* Is this address in a mapping that is registered with fd? Changes nothing. 1 or 0; -EAGAIN: an
- * event is in flight; -ESRCH. */
+/* Is this address in a mapping that is registered, with fd or with another one: the kernel
+ * doesn't say (to register it again does, by EBUSY). Changes nothing. 1 or 0; -EAGAIN: an event
+ * is in flight; -ESRCH. */
 int uffd_registered(int fd, uint64_t addr);
 
 /* False once the address space is gone. Works without knowing any pid. */

@@ -160,6 +160,22 @@ static void registered_is_told_of_any_page(void **state)
 	munmap(m, 2 * HUGE_BYTES);
 }
 
+/* Whose it is, only registering tells. */
+static void registered_with_another_is_registered(void **state)
+{
+	struct area *a = *state;
+	int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	int other = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+
+	close(device);
+	assert_int_equal(uffd_api(other), 0);
+	assert_int_equal(uffd_registered(other, (uintptr_t)a->memory), 1);
+	assert_int_equal(uffd_register(other, (uintptr_t)a->memory, PAGES * PAGE_SIZE,
+				 UFFDIO_REGISTER_MODE_MISSING),
+		-EBUSY);
+	close(other);
+}
+
 /* ---- asked while mappings move ---- */
 
 enum {
@@ -350,6 +366,7 @@ int main(void)
 		T(copy_to_nowhere_is_enoent),
 		T(registered_is_told_without_a_trace),
 		T(registered_is_told_of_any_page),
+		T(registered_with_another_is_registered),
 		T(registered_is_never_denied_to_what_moves),
 		T(fence_is_up_while_an_event_is_unread),
 		T(presence_tells_pages_holes_and_guards_apart),

@@ -44,6 +44,14 @@ static uint64_t word_of(size_t i)
 	return (i + 1) * 0x9e3779b97f4a7c15ULL;
 }
 
+void memory_fill(uint8_t *memory)
+{
+	uint64_t *word = (uint64_t *)(void *)memory;
+
+	for (size_t i = 0; i < TIDY_BYTES / sizeof(*word); i++)
+		word[i] = word_of(i);
+}
+
 uint8_t *memory_new(void)
 {
 	/* Between pages of its own, so that it never becomes one mapping with a thread's. */
@@ -55,9 +63,7 @@ uint8_t *memory_new(void)
 		say("no memory: %s", strerror(errno));
 		_exit(1);
 	}
-	uint64_t *word = (uint64_t *)(void *)(p + TIDY_PAGE);
-	for (size_t i = 0; i < TIDY_BYTES / sizeof(*word); i++)
-		word[i] = word_of(i);
+	memory_fill(p + TIDY_PAGE);
 	return p + TIDY_PAGE;
 }
 

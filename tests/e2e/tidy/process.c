@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,6 +40,9 @@ static void *survive(void *arg)
 		sched_yield();
 	int code = memory_check("thread", t->memory);
 
+	/* Anew, so that it has to be found. */
+	munmap(t->memory, TIDY_BYTES);
+	t->memory = memory_new();
 	point(POINT_TAKE);
 	code |= child_check(t);
 	exit(code | tidy_finish(t));

@@ -77,7 +77,15 @@
 	X(processes, user)                                                                     \
 	X(maps, user)                                                                          \
 	X(environment, user)                                                                   \
-	X(usage, user)
+	X(usage, user)                                                                         \
+	X(guard, user)                                                                         \
+	X(wipeonfork, user)                                                                    \
+	X(lock, root)                                                                          \
+	X(lock_all, root)                                                                      \
+	X(stack, user)                                                                         \
+	X(stack_later, user)                                                                   \
+	X(inherited, user)                                                                     \
+	X(freed, user)
 
 enum { TIDY_PAGE = 4096, TIDY_PAGES = 2048, TIDY_BYTES = TIDY_PAGES * TIDY_PAGE };
 
@@ -107,6 +115,7 @@ void known(const char *name, long number);
 void point(const char *what);
 
 uint8_t *memory_new(void);			    /* filled; a mapping of its own */
+void memory_fill(uint8_t *memory);		    /* anew */
 int memory_check(const char *who, uint8_t *memory); /* says so; 0 or 1 */
 
 /* After the case's function: what every program ends with. Returns the exit code. */
