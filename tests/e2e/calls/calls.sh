@@ -1,0 +1,65 @@
+#!/bin/bash
+# calls.sh [GLOB...]: the cases of calls.h, or those that match, bare and under a service that evicts
+# the program where a case wants it. What they say must be the same, line for line.
+#
+# A case that differs is made again alone by its name: tests/e2e/calls/calls.sh munmap-middle/all/raw/fork
+# shellcheck source=tests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+
+install -m 755 "$build/tests/e2e/calls/calls" "$work/bin"
+
+# Answers the program's orders until it ends: PID on $work/orders, a byte on $work/answers.
+orders=0
+serve() {
+	local pid answer
+	while read -r -t 120 pid <&"$requests"; do
+		[ "$pid" != end ] || return 0
+		answer=b
+		if [ -n "$service" ]; then
+			answer=m
+			larder evict --json "$pid" >"$work/evict.out" 2>&1 || answer=n
+			orders=$((orders + 1))
+		fi
+		printf %s "$answer" >&"$answers"
+	done
+	fail "no word from the program: $(tail -n 3 "$out")"
+}
+
+# way HOW CMD...: runs it to its end; its output is in $work/HOW.out, its exit code last.
+way() {
+	local how=$1 code=0
+	shift
+	out=$work/$how.out
+	(
+		exec 3>&"$requests" 4<&"$answers" {requests}>&- {answers}>&-
+		cd "$work/home" || exit 1
+		"$@" >"$out" 2>&1 </dev/null || code=$?
+		echo "code $code" >>"$out"
+		echo end >&3
+	) &
+	started+=($!)
+	serve
+	wait "$!" || true
+}
+
+mkfifo "$work/orders" "$work/answers"
+exec {requests}<>"$work/orders" {answers}<>"$work/answers"
+
+way bare "$work/bin/calls" "$@"
+larderd_start "$everyone"
+way managed "$work/bin/larder" run -- "$work/bin/calls" "$@"
+
+cases=$(cut -d : -f 1 "$work/bare.out" | sort -u | grep -c /) || fail "no case is called $*"
+wrong=$(diff "$work/bare.out" "$work/managed.out" | sed -n 's/^[<>] \([^:]*\): .*/\1/p' | sort -u)
+if [ -n "$wrong" ] || ! diff -q "$work/bare.out" "$work/managed.out" >"$work/diff.log"; then
+	diff "$work/bare.out" "$work/managed.out" | cut -c 1-300 | head -n 100 || true
+	fail "of $cases cases these differ from bare (<):
+$wrong"
+fi
+! grep WRONG "$work/managed.out" || fail 'wrong in itself'
+tail -n 1 "$work/managed.out" | grep -qx 'code 0' || fail "it ended with $(tail -n 1 "$work/managed.out")"
+[ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'
+[ "$(json .service.pages_evicted)" -gt 0 ] || fail 'nothing was evicted'
+grep skipped "$work/bare.out" || true
+echo "$cases cases, $orders evictions, $(json .service.pages_evicted) pages out"
+larderd_stop
