@@ -20,7 +20,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-enum { DEFERRED_MAX = 64 };
+enum { DEFERRED_MAX = 64, GIVEN_MAX = 64 };
 
 struct fault {
 	uint64_t addr;	  /* page aligned */
@@ -81,6 +81,10 @@ struct client {
 	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */
 	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
+	/* What was given back as the shim asked, the last of it: given_count % GIVEN_MAX is next.
+	 */
+	struct region given[GIVEN_MAX];
+	uint64_t given_count;
 
 	blob_t *unneeded; /* owned; blobs to be let go of once the rows that name them are gone
 			   */

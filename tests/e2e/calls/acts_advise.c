@@ -2,12 +2,14 @@
 #include "calls.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_DONTNEED_LOCKED
@@ -282,7 +284,72 @@ static void posix_advice(struct test *t)
 		posix_madvise(t->base, PAGES * PAGE, POSIX_MADV_SEQUENTIAL));
 }
 
+/* While an eviction is under way: one that read the mappings before the call, and takes pages
+ * after it, must not (LARDER_POINTS has it wait in between). */
+static void *evict_meanwhile(void *arg)
+{
+	evict_again(arg);
+	return NULL;
+}
+
+static void with_eviction(struct test *t, void (*fn)(struct test *t))
+{
+	pthread_t thread;
+
+	do_munmap(t, t->base, PAGES * PAGE);
+	do_mmap(t, t->base, PAGES * PAGE, RW, PRIVATE | MAP_FIXED, -1);
+	for (size_t i = 0; i < PAGES; i++)
+		write_page(t, t->base + i * PAGE, (uint32_t)(8000 + i));
+	if (pthread_create(&thread, NULL, evict_meanwhile, t) != 0)
+		abort();
+	nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+	fn(t);
+	pthread_join(thread, NULL);
+}
+
+static void wipe(struct test *t)
+{
+	do_madvise(t, t->base, PAGES * PAGE, MADV_WIPEONFORK);
+}
+
+static void wipe_raced(struct test *t)
+{
+	with_eviction(t, wipe);
+}
+
+static void guard(struct test *t)
+{
+	do_madvise(t, t->base + 50 * PAGE, 100 * PAGE, MADV_GUARD_INSTALL);
+}
+
+static void guard_raced(struct test *t)
+{
+	with_eviction(t, guard);
+	record(t, "meanwhile");
+	do_madvise(t, t->base + 50 * PAGE, 100 * PAGE, MADV_GUARD_REMOVE);
+}
+
+static void lock(struct test *t)
+{
+	do_mlock(t, t->base, PAGES * PAGE);
+}
+
+static void lock_raced(struct test *t)
+{
+	with_eviction(t, lock);
+	do_mremap(t, t->base, PAGES * PAGE, 2 * PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		arena_page(4096));
+	watch(t, arena_page(4096), 2 * PAGES);
+	munlockall();
+}
+
 static const struct act sequences[] = {
+	{"wipe-raced", "wiped on fork, while an eviction is under way", NULL, wipe_raced, NULL,
+		ACT_NO_CHILD, 0, 0},
+	{"guard-raced", "guarded, while an eviction is under way", NULL, guard_raced, NULL,
+		ACT_NO_CHILD, 0, 0},
+	{"lock-raced", "locked and grown, while an eviction is under way", NULL, lock_raced, NULL,
+		ACT_NO_CHILD, 0, 0},
 	{"then-write", "discarded, written, evicted, discarded", NULL, discard_and_write, NULL,
 		ACT_RAW, 0, 0},
 	{"free-write", "freed, written, evicted", NULL, free_and_write, NULL, ACT_RAW, 0, 0},
