@@ -81,8 +81,7 @@ struct client {
 	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */
 	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
-	/* What was given back as the shim asked, the last of it: given_count % GIVEN_MAX is next.
-	 */
+	/* The latest that was given back as the shim asked; given_count % GIVEN_MAX is next. */
 	struct region given[GIVEN_MAX];
 	uint64_t given_count;
 

@@ -140,8 +140,8 @@ static bool may_move_several(
 }
 
 /* Growth that moves, as a move and growth in place. For the kernel fills what grows of locked
- * memory before it lets the event of its move be read: where that is registered, the fault waits
- * for the event and the event for the fault, for ever. */
+ * memory before it lets the event of its move be read: where that is registered, the fault
+ * waits for the event and the event for the fault, for ever. */
 static long in_two_steps(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
 {
 	bool fixed = flags & MREMAP_FIXED;
@@ -163,7 +163,7 @@ static long in_two_steps(uintptr_t old, size_t old_len, size_t new_len, int flag
 	}
 	RAWCALL(SYS_munmap, (uintptr_t)at + old_len, new_len - old_len, 0, 0, 0, 0);
 	r = RAWCALL(SYS_mremap, at, old_len, new_len, 0, 0, 0);
-	/* Beyond a limit. What lay in the target is gone, as where the kernel finds that late. */
+	/* Beyond a limit. What lay in the target is gone, as when the kernel finds it late. */
 	if (failed(r))
 		RAWCALL(SYS_mremap, at, old_len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, old,
 			0);

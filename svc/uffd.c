@@ -116,11 +116,12 @@ bool uffd_fence_up(int fd)
 int uffd_registered(int fd, uint64_t addr)
 {
 	/* A source that can't be read: found out only after the mapping was looked at
-	 * (measured: EFAULT where registered, whether a page is there or not; else ENOENT). */
+	 * (measured: EFAULT where registered, whether a page is there or not, but EEXIST when that
+	 * is a huge one; else ENOENT). */
 	struct uffdio_copy nothing = {.dst = addr, .src = 0, .len = PAGE_SIZE};
 	int r = call(fd, UFFDIO_COPY, &nothing);
 
-	if (r == -EFAULT)
+	if (r == -EFAULT || r == -EEXIST)
 		return 1;
 	/* The kernel looks at the fence, waits for the address space, and then looks for the
 	 * mapping: one that was moved away meanwhile is ENOENT too. Its fence is still up. */

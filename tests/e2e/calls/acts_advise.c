@@ -123,10 +123,12 @@ static void empty(struct test *t)
 /* Of two parts, by process_madvise. */
 static void vector(struct test *t)
 {
-	struct iovec iov[] = {{t->base + 10 * PAGE, 50 * PAGE}, {t->base + 90 * PAGE, 130 * PAGE}};
+	struct iovec iov[] = {
+		{t->base + 10 * PAGE, 50 * PAGE}, {t->base + 90 * PAGE, 130 * PAGE}};
 	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	long r = t->via == VIA_RAW ? syscall(SYS_process_madvise, self, iov, 2, t->act->number, 0)
-				   : process_madvise(self, iov, 2, t->act->number, 0);
+	long r = t->via == VIA_RAW
+			 ? syscall(SYS_process_madvise, self, iov, 2, t->act->number, 0)
+			 : process_madvise(self, iov, 2, t->act->number, 0);
 
 	say(t, "process_madvise: %ld %s", r, r < 0 ? strerrorname_np(errno) : "bytes");
 	close(self);
@@ -278,8 +280,7 @@ static void merged(struct test *t)
 
 static void posix_advice(struct test *t)
 {
-	say(t, "posix_madvise: %d",
-		posix_madvise(t->base, PAGES * PAGE, POSIX_MADV_DONTNEED));
+	say(t, "posix_madvise: %d", posix_madvise(t->base, PAGES * PAGE, POSIX_MADV_DONTNEED));
 	say(t, "posix_madvise: %d",
 		posix_madvise(t->base, PAGES * PAGE, POSIX_MADV_SEQUENTIAL));
 }
@@ -348,19 +349,23 @@ static const struct act sequences[] = {
 		ACT_NO_CHILD, 0, 0},
 	{"guard-raced", "guarded, while an eviction is under way", NULL, guard_raced, NULL,
 		ACT_NO_CHILD, 0, 0},
-	{"lock-raced", "locked and grown, while an eviction is under way", NULL, lock_raced, NULL,
-		ACT_NO_CHILD, 0, 0},
+	{"lock-raced", "locked and grown, while an eviction is under way", NULL, lock_raced,
+		NULL, ACT_NO_CHILD, 0, 0},
 	{"then-write", "discarded, written, evicted, discarded", NULL, discard_and_write, NULL,
 		ACT_RAW, 0, 0},
 	{"free-write", "freed, written, evicted", NULL, free_and_write, NULL, ACT_RAW, 0, 0},
 	{"free-discard", "freed, and discarded", NULL, free_and_discard, NULL, ACT_RAW, 0, 0},
 	{"guards", "guards over a part, some removed", NULL, guard_and_unguard, NULL, 0, 0, 0},
-	{"guards-discard", "guards survive that, and a move", NULL, guard_and_discard, NULL, 0, 0, 0},
-	{"wipe-keep", "wiped on fork, and a part not any more", NULL, wipe_and_keep, NULL, 0, 0, 0},
-	{"wipe-keep-evict", "wiped on fork, and not any more", NULL, keep_evicted, NULL, 0, 0, 0},
-	{"dontfork-map", "not in the child, which maps there", dontfork_prepare, dontfork_and_map,
-		NULL, 0, 0, 0},
-	{"dontfork-late", "a part isn't in the child", NULL, dontfork_late, NULL, ACT_RAW, 0, 0},
+	{"guards-discard", "guards survive that, and a move", NULL, guard_and_discard, NULL, 0,
+		0, 0},
+	{"wipe-keep", "wiped on fork, and a part not any more", NULL, wipe_and_keep, NULL, 0, 0,
+		0},
+	{"wipe-keep-evict", "wiped on fork, and not any more", NULL, keep_evicted, NULL, 0, 0,
+		0},
+	{"dontfork-map", "not in the child, which maps there", dontfork_prepare,
+		dontfork_and_map, NULL, 0, 0, 0},
+	{"dontfork-late", "a part isn't in the child", NULL, dontfork_late, NULL, ACT_RAW, 0,
+		0},
 	{"populate", "filled after it was discarded", NULL, populated, NULL, ACT_RAW, 0, 0},
 	{"populate-evicted", "filled again", NULL, populate_evicted, NULL, ACT_RAW, 0, 0},
 	{"merge", "mergeable, and a part not any more", NULL, merged, NULL, ACT_RAW, 0, 0},

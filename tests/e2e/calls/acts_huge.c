@@ -66,6 +66,37 @@ static void as_it_is(struct test *t)
 	absent(t, arena_page(0), 1);
 }
 
+/* What the kernel has split since it began, on the whole machine. */
+static unsigned long splits(void)
+{
+	FILE *f = fopen("/proc/vmstat", "re");
+	unsigned long count = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "thp_split_page %lu", &count) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return count;
+}
+
+/* Others on the machine have theirs split too, but not each time that ours are taken. */
+static void never_split(struct test *t)
+{
+	char *at = arena_page(AT);
+	bool ever_whole = !managed();
+
+	for (int i = 0; i < 10 && !ever_whole; i++) {
+		if (madvise(at, BYTES, MADV_COLLAPSE) < 0 || huge_bytes(at, BYTES) != BYTES)
+			continue;
+		unsigned long before = splits();
+		evict_again(t);
+		ever_whole = wrongly_here(t) == 0 && splits() == before;
+	}
+	say(t, ever_whole ? "taken whole" : "WRONG: taken in pieces");
+}
+
 static void discard_part(struct test *t)
 {
 	do_madvise(t, arena_page(AT + 100), 700 * PAGE, MADV_DONTNEED);
@@ -119,6 +150,8 @@ static void protect_part(struct test *t)
 
 static const struct act acts[] = {
 	{"huge", "out and back", prepare, as_it_is, NULL, 0, 0, 0},
+	{"huge-whole", "none is split", prepare, never_split, NULL, ACT_NO_CHILD | ACT_ONCE, 0,
+		0},
 	{"huge-discard", "parts of two", prepare, discard_part, NULL, ACT_RAW, 0, 0},
 	{"huge-collapse", "made huge again", prepare, collapse, NULL, 0, 0, 0},
 	{"huge-collapse-discard", "made huge again, holes and all", prepare, collapse_discarded,
@@ -126,7 +159,8 @@ static const struct act acts[] = {
 	{"huge-move", "to an aligned place", prepare, move_whole, NULL, ACT_RAW, 0, 0},
 	{"huge-move-askew", "to another", prepare, move_askew, NULL, ACT_RAW, 0, 0},
 	{"huge-unmap", "parts of two", prepare, unmap_part, NULL, ACT_RAW, 0, 0},
-	{"huge-none", "no huge pages any more, then again", prepare, no_huge, NULL, ACT_RAW, 0, 0},
+	{"huge-none", "no huge pages any more, then again", prepare, no_huge, NULL, ACT_RAW, 0,
+		0},
 	{"huge-protect", "parts of two", prepare, protect_part, NULL, ACT_RAW, 0, 0},
 };
 

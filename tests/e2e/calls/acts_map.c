@@ -200,8 +200,9 @@ static char *heap_end, *heap; /* as it was, and the page at which ours begins */
 
 static long do_brk(struct test *t, char *to)
 {
-	long r = t->via == VIA_RAW ? (syscall(SYS_brk, to) == (long)to ? 0 : (errno = ENOMEM, -1))
-				   : brk(to);
+	long r = t->via == VIA_RAW
+			 ? (syscall(SYS_brk, to) == (long)to ? 0 : (errno = ENOMEM, -1))
+			 : brk(to);
 	return say_call(t, "brk", r);
 }
 
@@ -273,7 +274,8 @@ static void heap_moved(struct test *t)
 {
 	char *to = arena_page(4096);
 
-	do_mremap(t, heap + 20 * PAGE, 100 * PAGE, 100 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	do_mremap(
+		t, heap + 20 * PAGE, 100 * PAGE, 100 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	watch(t, to, 100);
 	do_brk(t, heap + (PAGES - 20) * PAGE);
 }
@@ -293,15 +295,16 @@ static const struct act acts[] = {
 	{"munmap-head", "the first part", NULL, munmap_head, NULL, ACT_RAW, 0, 0},
 	{"munmap-middle", "a hole", NULL, munmap_middle, NULL, ACT_RAW, 0, 0},
 	{"munmap-tail", "the last part", NULL, munmap_tail, NULL, ACT_RAW, 0, 0},
-	{"munmap-odd", "a length that isn't of pages", NULL, munmap_odd_length, NULL, ACT_RAW, 0, 0},
+	{"munmap-odd", "a length that isn't of pages", NULL, munmap_odd_length, NULL, ACT_RAW,
+		0, 0},
 	{"munmap-spanning", "parts of three mappings and the holes between", three_apart,
 		munmap_spanning, NULL, ACT_RAW, 0, 0},
 	{"munmap-unaligned", "EINVAL", NULL, munmap_unaligned, NULL, ACT_RAW | ACT_ONCE, 0, 0},
 	{"munmap-nothing", "no length, and nothing there", NULL, munmap_nothing, NULL,
 		ACT_RAW | ACT_ONCE, 0, 0},
 	{"munmap-reuse", "and mapped again", NULL, munmap_and_again, NULL, ACT_RAW, 0, 0},
-	{"munmap-raced", "and mapped again by another thread, at once", NULL, munmap_raced, NULL,
-		ACT_RAW, 0, 0},
+	{"munmap-raced", "and mapped again by another thread, at once", NULL, munmap_raced,
+		NULL, ACT_RAW, 0, 0},
 	{"mmap-over", "over a whole mapping", NULL, mmap_over_whole, NULL, ACT_RAW, 0, 0},
 	{"mmap-over-part", "over a part", NULL, mmap_over_middle, NULL, ACT_RAW, 0, 0},
 	{"mmap-over-spanning", "over parts of three", three_apart, mmap_over_spanning, NULL,
@@ -313,22 +316,26 @@ static const struct act acts[] = {
 		0, 0},
 	{"mmap-shared-file", "a shared file over a part", NULL, mmap_shared_file_over, NULL,
 		ACT_RAW, 0, 0},
-	{"mmap-shared", "shared memory over a part", NULL, mmap_shared_over, NULL, ACT_RAW, 0, 0},
+	{"mmap-shared", "shared memory over a part", NULL, mmap_shared_over, NULL, ACT_RAW, 0,
+		0},
 	{"mmap-refused", "not over what is there, unaligned, empty", NULL, mmap_not_over, NULL,
 		ACT_RAW | ACT_ONCE, 0, 0},
-	{"mmap-beside", "next to it, so that they merge", NULL, mmap_beside, NULL, ACT_RAW, 0, 0},
-	{"mmap-many", "over parts and holes, evicted in between", NULL, mmap_over_and_over, NULL,
-		ACT_RAW, 0, 0},
+	{"mmap-beside", "next to it, so that they merge", NULL, mmap_beside, NULL, ACT_RAW, 0,
+		0},
+	{"mmap-many", "over parts and holes, evicted in between", NULL, mmap_over_and_over,
+		NULL, ACT_RAW, 0, 0},
 	{"brk-down", "the heap shrinks", heap_prepare, brk_down, heap_tidy, ACT_RAW, 0, 0},
-	{"brk-down-odd", "into a page", heap_prepare, brk_down_unaligned, heap_tidy, ACT_RAW, 0, 0},
+	{"brk-down-odd", "into a page", heap_prepare, brk_down_unaligned, heap_tidy, ACT_RAW, 0,
+		0},
 	{"brk-up", "it grows", heap_prepare, brk_up, heap_tidy, ACT_RAW, 0, 0},
 	{"brk-down-up", "what comes again is zeros", heap_prepare, brk_down_and_up, heap_tidy,
 		ACT_RAW, 0, 0},
 	{"brk-many", "down and up, evicted in between", heap_prepare, brk_to_and_fro, heap_tidy,
 		ACT_RAW, 0, 0},
-	{"brk-whole", "all of it, and again", heap_prepare, brk_whole, heap_tidy, ACT_RAW, 0, 0},
-	{"brk-hole", "a hole in it, mapped again, and down into that", heap_prepare, heap_unmapped,
-		heap_tidy, ACT_RAW, 0, 0},
+	{"brk-whole", "all of it, and again", heap_prepare, brk_whole, heap_tidy, ACT_RAW, 0,
+		0},
+	{"brk-hole", "a hole in it, mapped again, and down into that", heap_prepare,
+		heap_unmapped, heap_tidy, ACT_RAW, 0, 0},
 	{"brk-moved", "a part moved away", heap_prepare, heap_moved, heap_tidy, ACT_RAW, 0, 0},
 	{"brk-grown", "grown, then moved over what it was and what it grew", heap_prepare,
 		heap_grown, heap_tidy, 0, 0, 0},

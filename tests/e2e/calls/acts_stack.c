@@ -2,6 +2,7 @@
 #include "calls.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -166,21 +167,7 @@ static void stack_and_gone(struct test *t)
 	drop_pages_of_stack(t);
 }
 
-/* Signals on a stack of their own, which is out when one comes. */
-static void signal_stack(struct test *t);
-
-static const struct act acts[] = {
-	{"stack-coroutine", "makecontext: the stack that runs", NULL, coroutine_stack, NULL, 0, 0, 0},
-	{"stack-sleeping", "makecontext: a stack that sleeps", NULL, coroutine_sleeps, NULL, 0, 0, 0},
-	{"stack-replaced", "makecontext, and mapped over", NULL, stack_and_gone, NULL, 0, 0, 0},
-	{"stack-thread", "pthread_attr_setstack", NULL, thread_stack, NULL, 0, 0, 0},
-	{"stack-running", "pthread_attr_setstack: a thread that never sleeps", NULL, running_thread,
-		NULL, 0, 0, 0},
-	{"stack-threads", "one thread after the other", NULL, pool_of_threads, NULL, 0, 0, 0},
-	{"stack-signal", "sigaltstack", NULL, signal_stack, NULL, 0, 0, 0},
-};
-
-#include <signal.h>
+/* ---- signals ---- */
 
 static volatile sig_atomic_t signals;
 
@@ -190,6 +177,7 @@ static void on_signal(int number)
 	signals++;
 }
 
+/* On a stack of their own, which is out when one comes. */
 static void signal_stack(struct test *t)
 {
 	const stack_t own = {.ss_sp = t->base + 40 * PAGE, .ss_size = 100 * PAGE};
@@ -208,6 +196,19 @@ static void signal_stack(struct test *t)
 	for (size_t i = 40; i < 140; i++)
 		write_page(t, t->base + i * PAGE, (uint32_t)i);
 }
+
+static const struct act acts[] = {
+	{"stack-coroutine", "makecontext: the stack that runs", NULL, coroutine_stack, NULL, 0,
+		0, 0},
+	{"stack-sleeping", "makecontext: a stack that sleeps", NULL, coroutine_sleeps, NULL, 0,
+		0, 0},
+	{"stack-replaced", "makecontext, and mapped over", NULL, stack_and_gone, NULL, 0, 0, 0},
+	{"stack-thread", "pthread_attr_setstack", NULL, thread_stack, NULL, 0, 0, 0},
+	{"stack-running", "pthread_attr_setstack: a thread that never sleeps", NULL,
+		running_thread, NULL, 0, 0, 0},
+	{"stack-threads", "one thread after the other", NULL, pool_of_threads, NULL, 0, 0, 0},
+	{"stack-signal", "sigaltstack", NULL, signal_stack, NULL, 0, 0, 0},
+};
 
 struct acts acts_stack(void)
 {

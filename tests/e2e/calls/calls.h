@@ -21,7 +21,7 @@
 
 enum {
 	PAGE = 4096,
-	PAGES = 256,	    /* of a case's mapping: large enough for parts of it to be managed */
+	PAGES = 256, /* of a case's mapping: large enough for parts of it to be managed */
 	ARENA_PAGES = 8192, /* 2 MiB aligned, and inaccessible but for what a case maps */
 	BASE = 1024 - 128,  /* where its mapping begins: across two 2 MiB blocks */
 	HUGE_PAGES = 512,
@@ -54,10 +54,11 @@ struct test {
 
 /* What an act is, by flags. */
 enum {
-	ACT_RAW = 1,	   /* also as a raw system call */
-	ACT_ONCE = 2,	   /* only OUT_ALL and WHO_SELF: it is an error, or has nothing to do with them */
-	ACT_NO_CHILD = 4,  /* not WHO_CHILD */
-	ACT_PARTLY = 8,	   /* not all of what is watched can be out */
+	ACT_RAW = 1,  /* also as a raw system call */
+	ACT_ONCE = 2, /* only OUT_ALL and WHO_SELF: it is an error, or has nothing to do with
+			 them */
+	ACT_NO_CHILD = 4, /* not WHO_CHILD */
+	ACT_PARTLY = 8,	  /* not all of what is watched can be out */
 };
 
 struct act {
@@ -92,11 +93,11 @@ void write_page(const struct test *t, char *at, uint32_t id);
 void mark_freed(struct test *t, char *at, size_t pages);
 
 void record(struct test *t, const char *when); /* what all that is watched reads as */
-void renew(struct test *t);	   /* writes a third of the pages anew, where it can be */
-void bring_back(struct test *t);   /* as t->out says */
+void renew(struct test *t);	     /* writes a third of the pages anew, where it can be */
+void bring_back(struct test *t);     /* as t->out says */
 size_t wrongly_here(struct test *t); /* pages that should be out and aren't */
 void absent(struct test *t, char *at, size_t pages); /* says how many mincore knows not */
-void forget(struct test *t);	   /* unmaps all that is watched, and the arena */
+void forget(struct test *t); /* unmaps all that is watched, and the arena */
 
 /* ---- main.c ---- */
 

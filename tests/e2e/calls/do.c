@@ -37,9 +37,9 @@ int do_munmap(struct test *t, char *at, size_t len)
 
 char *do_mmap(struct test *t, char *at, size_t len, int protection, int flags, int fd)
 {
-	void *p = t->via == VIA_RAW ? (void *)raw(SYS_mmap, (long)at, (long)len, protection,
-					      flags, fd, 0)
-				    : mmap(at, len, protection, flags, fd, 0);
+	void *p = t->via == VIA_RAW
+			  ? (void *)raw(SYS_mmap, (long)at, (long)len, protection, flags, fd, 0)
+			  : mmap(at, len, protection, flags, fd, 0);
 	say(t, "mmap: %s", place(p));
 	return p;
 }

@@ -1,7 +1,7 @@
 /* calls [--list] [GLOB...]: makes the cases, or those that match: see calls.h. What they say
- * goes to stdout. Where memory is to be out, the process's id goes to descriptor 3, and a byte is
- * read from descriptor 4: 'b', it runs bare; 'm', it was evicted; 'n', it could not be. Without
- * these descriptors it runs bare. */
+ * goes to stdout. Where memory is to be out, the process's id goes to descriptor 3, and a byte
+ * is read from descriptor 4: 'b', it runs bare; 'm', it was evicted; 'n', it could not be.
+ * Without these descriptors it runs bare. */
 #include "calls.h"
 
 #include <errno.h>
@@ -85,8 +85,8 @@ static void evict(struct test *t)
 		if (order() == 'b')
 			return;
 		size_t wrong = wrongly_here(t);
-		/* What is left after one good order is left: of each kind that can't be out there
-		 * are few. */
+		/* What is left after one good order is left: of each kind that can't be out
+		 * there are few. */
 		if (wrong == 0 || (t->act->flags & ACT_PARTLY && i > 2))
 			return;
 		if (i == TRIES - 1)

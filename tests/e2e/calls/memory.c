@@ -178,7 +178,8 @@ void mark_freed(struct test *t, char *at, size_t pages)
 	for (unsigned k = 0; k < t->watches; k++) {
 		struct watch *w = &t->watch[k];
 		for (size_t i = 0; i < w->pages && i < PAGES * 2; i++)
-			w->freed[i] |= w->at + i * PAGE >= at && w->at + i * PAGE < at + pages * PAGE;
+			w->freed[i] |=
+				w->at + i * PAGE >= at && w->at + i * PAGE < at + pages * PAGE;
 	}
 }
 
@@ -196,7 +197,8 @@ static struct seen see(struct test *t, struct watch *w, unsigned number, size_t 
 
 static size_t write_run(char *to, size_t room, struct seen s, size_t count)
 {
-	static const char *const names[] = {"", "zeros", "freed", "unmapped", "forbidden", "WRONG"};
+	static const char *const names[] = {
+		"", "zeros", "freed", "unmapped", "forbidden", "WRONG"};
 	int n;
 
 	if (s.kind == PAGE_IS && count > 1)
@@ -240,8 +242,9 @@ void renew(struct test *t)
 {
 	for (unsigned k = 0; k < t->watches; k++)
 		for (size_t i = 0; i < t->watch[k].pages; i++)
-			if (i % 48 < 16 && try_write(t, t->watch[k].at + i * PAGE,
-				    (uint32_t)(RENEWED + k * 1000 + i)) &&
+			if (i % 48 < 16 &&
+				try_write(t, t->watch[k].at + i * PAGE,
+					(uint32_t)(RENEWED + k * 1000 + i)) &&
 				i < PAGES * 2)
 				t->watch[k].freed[i] = false;
 }
