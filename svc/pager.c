@@ -284,6 +284,7 @@ static void on_fork(struct pager *p, struct client *c, int ufd)
 	snprintf(child->policy, sizeof(child->policy), "%s", c->policy);
 	child->failed = c->failed;
 	atomic_store(&child->state, CLIENT_FORKED);
+	settle_growth(c);
 	space_fork(&c->space, &child->space);
 	for (int i = 0; i < HELD_TAGS; i++)
 		if (child->space.held[i])

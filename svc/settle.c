@@ -79,6 +79,49 @@ static int open_maps(const struct client *c)
 	return c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
 }
 
+/* A mapping is registered whole or not at all, so this one is when a part is on record. What
+ * is on record may be older than what /proc says; then another thread maps and unmaps while
+ * this one forks, and nobody can rely on what the child finds. */
+static uint64_t growth_at(struct space *s, int maps, uint64_t addr)
+{
+	struct procmap_query q = {.size = sizeof(q),
+		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+		.query_addr = addr};
+
+	if (ioctl(maps, PROCMAP_QUERY, &q) < 0)
+		return UINT64_MAX; /* nothing is mapped from here on */
+	if (q.vma_start > addr)
+		return q.vma_start;
+	if (s->grown_count < GROWN_MAX && space_region_overlaps(s, q.vma_start, q.vma_end))
+		s->grown[s->grown_count++] = (struct region){q.vma_start, q.vma_end};
+	return q.vma_end;
+}
+
+void settle_growth(struct client *parent)
+{
+	struct space *s = &parent->space;
+	int maps = s->aside_count > 0 ? open_maps(parent) : -1;
+
+	s->grown_count = 0;
+	if (s->aside_count > 0 && maps < 0) {
+		/* A child without an agent: not known where. Rather zeros for who forks while
+		 * another thread unmaps than old bytes for who does one after the other. */
+		s->grown[s->grown_count++] = (struct region){0, UINT64_MAX};
+		return;
+	}
+	for (size_t i = 0; i < s->aside_count; i++) {
+		uint64_t base = s->aside[i].number << BLOCK_SHIFT, known = base;
+		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
+			uint64_t addr = base + page * PAGE_SIZE;
+			if (addr >= known && entry_out(s->aside[i].leaf->entry[page]) &&
+				!space_region_at(s, addr))
+				known = growth_at(s, maps, addr);
+		}
+	}
+	if (maps >= 0)
+		close(maps);
+}
+
 int settle_range(struct client *c, uint64_t start, uint64_t end)
 {
 	int maps = open_maps(c);

@@ -6,6 +6,10 @@
 
 struct pager;
 
+/* Before a fork: looks for mappings that have grown over what is aside. A child that was forked
+ * afterwards has zeros there. */
+void settle_growth(struct client *parent);
+
 /* Rule 5: what an UNMAP or REMAP dropped while this fork was under way goes to the child if its
  * own mappings say that its page tables were copied before. The child isn't published yet. */
 void settle_fork(struct pager *p, const struct space *parent, struct client *child);

@@ -114,6 +114,11 @@ struct doubt {
 	bool lost; /* more than could be noted: everything is in doubt */
 };
 
+/* Mappings that have grown in place, of which no event tells, over what is aside
+ * (settle_growth).
+ */
+enum { GROWN_MAX = 16 };
+
 struct batch;
 
 /* Leaves that nobody refers to any more wait here until the index has forgotten them. */
@@ -139,6 +144,8 @@ struct space {
 	size_t dirty_count, dirty_room;
 	struct block *aside;
 	size_t aside_count, aside_room;
+	struct region grown[GROWN_MAX]; /* as of the latest fork */
+	unsigned grown_count;
 	struct doubt doubt;
 	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
 	uint64_t out_pages;	       /* HELD or STORED */

@@ -3,7 +3,8 @@
  * Rule 5's memory. UNMAP and REMAP can be read before a FORK whose page tables were copied
  * earlier. The child then still has the old mapping, so what these two drop is kept aside until
  * the fence is seen down, and a FORK that is read before takes it along. Where the fork came
- * after all, the child has no registered mapping at the old place, and nothing can ask for it.
+ * after all, the child has no registered mapping at the old place, and nothing can ask for it;
+ * unless another mapping has grown there in place, for which the kernel is asked (settle.c).
  *
  * What REMOVE drops is not kept. Nothing tells a fork that overlapped the discard from one that
  * followed it: the fence also stays up until the discarding thread has been scheduled again,
@@ -277,6 +278,15 @@ static struct leaf *leaf_for_child(struct space *parent, struct leaf *leaf)
 	return leaf;
 }
 
+/* A newer mapping's hole, on record or grown there. */
+static bool newer(const struct space *parent, uint64_t addr)
+{
+	for (unsigned i = 0; i < parent->grown_count; i++)
+		if (parent->grown[i].start <= addr && addr < parent->grown[i].end)
+			return true;
+	return space_region_at(parent, addr) != NULL;
+}
+
 static void fork_aside(struct space *parent, struct space *child)
 {
 	for (size_t i = 0; i < parent->aside_count; i++) {
@@ -288,7 +298,7 @@ static void fork_aside(struct space *parent, struct space *child)
 			uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
 			if (!entry_out(e) ||
 				entry_state(space_entry(child, addr)) != PAGE_ABSENT ||
-				space_region_at(parent, addr)) /* a newer mapping's hole */
+				newer(parent, addr))
 				continue;
 			struct leaf *leaf = space_leaf(child, number);
 			bury_blob(child, entry_blob(leaf->entry[page]));
