@@ -126,6 +126,31 @@ static void registered_is_told_without_a_trace(void **state)
 	assert_int_equal(seen[1], PAGE_NONE);
 }
 
+/* A huge page is refused before the source is looked at. */
+static void registered_is_told_of_a_huge_page(void **state)
+{
+	struct area *a = *state;
+	const size_t huge = 2 << 20;
+	uint8_t *all = mmap(
+		NULL, 2 * huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *m = (uint8_t *)(((uintptr_t)all + huge - 1) & ~(uintptr_t)(huge - 1));
+
+	madvise(m, huge, MADV_HUGEPAGE);
+	memset(m, 1, huge);
+	if (!pagemap_is_huge(a->pagemap, (uintptr_t)m)) {
+		munmap(all, 2 * huge);
+		skip();
+	}
+	assert_int_equal(uffd_registered(a->uffd, (uintptr_t)m), 0);
+	assert_int_equal(
+		uffd_register(a->uffd, (uintptr_t)m, huge, UFFDIO_REGISTER_MODE_MISSING), 0);
+	assert_int_equal(uffd_registered(a->uffd, (uintptr_t)m), 1);
+	assert_true(pagemap_is_huge(a->pagemap, (uintptr_t)m));
+	assert_int_equal(m[0], 1);
+	uffd_unregister(a->uffd, (uintptr_t)m, huge);
+	munmap(all, 2 * huge);
+}
+
 /* ---- asked while mappings move ---- */
 
 enum {
@@ -315,6 +340,7 @@ int main(void)
 		T(copy_stops_where_a_page_exists),
 		T(copy_to_nowhere_is_enoent),
 		T(registered_is_told_without_a_trace),
+		T(registered_is_told_of_a_huge_page),
 		T(registered_is_never_denied_to_what_moves),
 		T(fence_is_up_while_an_event_is_unread),
 		T(presence_tells_pages_holes_and_guards_apart),
