@@ -57,6 +57,10 @@ const struct config_key config_keys[] = {
 	{POLICY_KEY(min_age_ms), .name = "min-age", .type = VALUE_DURATION, .fallback = "0",
 		.min = "0", .max = "3650d", .reload = true,
 		.help = "a program younger than this is left alone"},
+	{POLICY_KEY(brief_age_ms), .name = "brief-age", .type = VALUE_DURATION,
+		.fallback = "10s", .min = "0", .max = "3650d", .reload = true,
+		.help = "executables that start often and keep ending before this age, as "
+			"compilers do, are not taken over; 0: all are"},
 	{POLICY_KEY(cold_after_ms), .name = "cold-after", .type = VALUE_DURATION,
 		.fallback = "0", .min = "0", .max = "3650d", .reload = true,
 		.help = "a page unused for this long leaves; 0 is only by order (larder "

@@ -29,11 +29,12 @@ struct policy {
 	bool manage;		       /* false: a program that matches is never taken over */
 	bool inherit;		       /* children of the program are taken over too */
 	uint64_t min_age_ms;	       /* a program younger than this is left alone */
-	uint64_t cold_after_ms;	       /* age at which a page leaves; 0 = only by order */
-	double stall_budget;	       /* share of wall time, 0..1 */
-	unsigned codec;		       /* enum policy_codec: how its pages are packed */
-	unsigned level;		       /* zstd's; 0 = its own choice */
-	uint64_t recompress_after_ms;  /* from lz4 to zstd at this age; 0 = never */
+	uint64_t brief_age_ms;	/* executables that keep ending before it aren't taken over */
+	uint64_t cold_after_ms; /* age at which a page leaves; 0 = only by order */
+	double stall_budget;	/* share of wall time, 0..1 */
+	unsigned codec;		/* enum policy_codec: how its pages are packed */
+	unsigned level;		/* zstd's; 0 = its own choice */
+	uint64_t recompress_after_ms; /* from lz4 to zstd at this age; 0 = never */
 	unsigned unshare;      /* enum policy_unshare: are pages shared since a fork copied, to
 				  leave? */
 	uint64_t memory_limit; /* stored bytes per client of this policy; 0 = none */

@@ -40,7 +40,7 @@ struct attachment {
 	char user[64];
 	char exe[256];
 	char policy[64];
-	uint64_t min_age_ms;
+	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
@@ -216,7 +216,8 @@ static int choose_policy(
 	} else {
 		snprintf(a->policy, sizeof(a->policy), "%s", p->name);
 		a->min_age_ms = p->min_age_ms;
-		if (a->min_age_ms > 0 && hello->flags == HELLO_INHERITED)
+		a->brief_age_ms = p->brief_age_ms;
+		if (a->brief_age_ms > 0 && hello->flags == HELLO_INHERITED)
 			a->brief_key = brief_key(a->exe, a->policy, a->peer.uid);
 	}
 	pthread_mutex_unlock(&w->config_lock);
@@ -286,7 +287,7 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 		return -EBADMSG;
 	read_exe(a);
 	r = choose_policy(w, a, hello);
-	if (r == 0 && a->brief_key && brief_leave(&w->brief, a->brief_key))
+	if (r == 0 && a->brief_key && brief_leave(&w->brief, a->brief_key, worker_now_ms()))
 		r = -EPERM;
 	if (r == 0 && is_one_too_many(w, a))
 		r = -EUSERS;
@@ -363,6 +364,7 @@ static void equip(
 	c->pid = a->peer.pid;
 	c->uid = a->peer.uid;
 	c->min_age_ms = a->min_age_ms;
+	c->brief_age_ms = a->brief_age_ms;
 	c->brief_key = a->brief_key;
 	memcpy(c->exe, a->exe, sizeof(c->exe));
 	memcpy(c->policy, a->policy, sizeof(c->policy));
@@ -566,7 +568,7 @@ int attach_advance(struct worker *w, struct attachment *a)
 		return 0;
 	/* It ended before its agent was heard of. */
 	if (a->brief_key && a->link && r < 0)
-		brief_ended(&w->brief, a->brief_key, true);
+		brief_ended(&w->brief, a->brief_key, true, worker_now_ms());
 	if (r < 0)
 		/* A program that was gone, or another one, before it was through is nothing to
 		 * warn of. */

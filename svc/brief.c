@@ -15,24 +15,40 @@ uint64_t brief_key(const char *exe, const char *policy, uid_t uid)
 	return hash ? hash : 1;
 }
 
-bool brief_leave(struct brief *b, uint64_t key)
+static void drain(struct brief_slot *s, uint64_t now_ms)
 {
-	size_t i = key % BRIEF_EXECUTABLES;
+	uint64_t n = (now_ms - s->drained_ms) / BRIEF_DRAIN_MS;
 
-	if (b->slot[i].key != key || b->slot[i].ended_early < BRIEF_SEEN)
-		return false;
-	return ++b->slot[i].left_alone % BRIEF_SAMPLE != 0;
+	s->level = n < s->level ? s->level - (uint32_t)n : 0;
+	s->drained_ms += n * BRIEF_DRAIN_MS;
 }
 
-void brief_ended(struct brief *b, uint64_t key, bool early)
+static void fill(struct brief_slot *s)
 {
-	size_t i = key % BRIEF_EXECUTABLES;
+	if (s->level < BRIEF_FULL)
+		s->level++;
+}
 
-	if (b->slot[i].key != key || !early) {
-		b->slot[i].key = key;
-		b->slot[i].ended_early = 0;
-		b->slot[i].left_alone = 0;
-	}
-	if (early && b->slot[i].ended_early < BRIEF_SEEN)
-		b->slot[i].ended_early++;
+bool brief_leave(struct brief *b, uint64_t key, uint64_t now_ms)
+{
+	struct brief_slot *s = &b->slot[key % BRIEF_EXECUTABLES];
+
+	if (s->key != key)
+		return false;
+	drain(s, now_ms);
+	if (s->level < BRIEF_SEEN || ++s->left_alone % BRIEF_SAMPLE == 0)
+		return false;
+	fill(s);
+	return true;
+}
+
+void brief_ended(struct brief *b, uint64_t key, bool early, uint64_t now_ms)
+{
+	struct brief_slot *s = &b->slot[key % BRIEF_EXECUTABLES];
+
+	if (s->key != key || !early)
+		*s = (struct brief_slot){.key = key, .drained_ms = now_ms};
+	drain(s, now_ms);
+	if (early)
+		fill(s);
 }

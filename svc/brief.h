@@ -1,7 +1,11 @@
-/* Which executables never live long. Compilers, shells and their like start by the thousand,
- * and to take one over costs more than it could ever save: so where a policy has a min-age, and
- * the last few programs of an executable all ended before it, the next ones are left alone. Now
- * and then one is taken over all the same, to see whether this still holds.
+/* Which executables never live long, and start often. Compilers, shells and their like come by
+ * the thousand, and to take one over costs more than it could ever save: so when the last few
+ * programs of an executable all ended before their policy's brief-age, the next ones are left
+ * alone, as long as they come fast enough to cost something. Now and then one is taken over all
+ * the same, to see whether this still holds.
+ *
+ * A leaky bucket: each early end fills it, and so does each program left alone, as it would
+ * likely have been one; time drains it.
  *
  * Only for programs that an ancestor brought along: one that `larder run` started is meant. The
  * main thread's. */
@@ -14,22 +18,27 @@
 
 enum {
 	BRIEF_SEEN = 8,		  /* so many in a row ended early */
+	BRIEF_FULL = 16,	  /* no more than so many count */
+	BRIEF_DRAIN_MS = 5000,	  /* and in so long, one is forgotten */
 	BRIEF_SAMPLE = 16,	  /* one in so many is taken over then */
 	BRIEF_EXECUTABLES = 1024, /* remembered; by hash, so a newer one replaces an older */
 };
 
+struct brief_slot {
+	uint64_t key; /* 0: free */
+	uint64_t drained_ms;
+	uint32_t level, left_alone;
+};
+
 struct brief {
-	struct {
-		uint64_t key; /* 0: free */
-		uint32_t ended_early, left_alone;
-	} slot[BRIEF_EXECUTABLES];
+	struct brief_slot slot[BRIEF_EXECUTABLES];
 };
 
 /* Never 0. */
 uint64_t brief_key(const char *exe, const char *policy, uid_t uid);
-/* Is one more of these to be left alone? */
-bool brief_leave(struct brief *b, uint64_t key);
-/* One of these has ended: before its min-age? */
-void brief_ended(struct brief *b, uint64_t key, bool early);
+/* Is one more of these to be left alone? now_ms: of any clock that doesn't go back. */
+bool brief_leave(struct brief *b, uint64_t key, uint64_t now_ms);
+/* One of these has ended: before its brief-age? */
+void brief_ended(struct brief *b, uint64_t key, bool early, uint64_t now_ms);
 
 #endif

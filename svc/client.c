@@ -1,4 +1,5 @@
 #include "client.h"
+#include "birth.h"
 #include "closer.h"
 #include "space_internal.h"
 #include "worker.h"
@@ -52,6 +53,8 @@ void client_unref(struct client *c)
 {
 	if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
 		return;
+	birth_free(c);
+	free(c->waiting);
 	space_done(&c->space);
 	for (size_t i = 0; i < c->unneeded_count; i++)
 		store_unref(c->worker->store, c->unneeded[i]);

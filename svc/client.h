@@ -54,7 +54,7 @@ struct client {
 	char exe[256];
 	char policy[64];
 	uint64_t born_ms; /* CLOCK_MONOTONIC */
-	uint64_t min_age_ms;
+	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: not counted (brief.h) */
 	_Atomic uint32_t refs;
 
@@ -70,6 +70,10 @@ struct client {
 	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
 	struct space space;
+	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
+	struct uffd_msg *waiting; /* owned; events that were read too early (sequence.h) */
+	size_t waiting_count, waiting_room;
+	uint64_t pause_until_ns; /* CLOCK_MONOTONIC; nothing is read before, while they wait */
 	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
 	unsigned deferred_count;
 	uint64_t clock;	     /* grows with each event and each order (rule 10) */

@@ -280,8 +280,12 @@ static void look_at_policy(
 	} else if (client->is == DOCTOR_CLIENT && client->uptime_ms < p->min_age_ms) {
 		say_young(d, p, file);
 	} else {
-		doctor_ok(d, "%s%s%s", p->name, *s->asked ? ", as it asks" : "",
-			p->min_age_ms > 0 ? ", once it is old enough (min-age)" : "");
+		bool brief = client->is != DOCTOR_CLIENT && s->inherited && p->brief_age_ms > 0;
+		doctor_ok(d, "%s%s%s%s", p->name, *s->asked ? ", as it asks" : "",
+			p->min_age_ms > 0 ? ", once it is old enough (min-age)" : "",
+			brief ? ", unless programs of its executable keep ending early "
+				"(brief-age)"
+			      : "");
 	}
 }
 

@@ -1,9 +1,11 @@
 #include "pager.h"
 #include "batch.h"
+#include "birth.h"
 #include "log.h"
 #include "pagemap.h"
 #include "points.h"
 #include "restorer.h"
+#include "sequence.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -24,6 +26,7 @@ enum {
 	/* Faults that are put off by waking them come back at once: not for ever in one go. */
 	READS_MAX = 1000,
 	RETRY_NS = 1000000,
+	RETRY_BIRTH_NS = 100000,
 	ALARM_NS = 100000000,
 	/* A COPY that finds no room in the client's memory limits has cost 10 ms of looking for
 	   some. */
@@ -271,37 +274,11 @@ static void on_fault(struct client *c, const struct uffd_msg *m)
 		defer(c, m);
 }
 
-static void on_fork(struct pager *p, struct client *c, int ufd)
-{
-	struct client *child = worker_new_client(p->worker, ufd);
-
-	/* Inherited from how the client made the first one. */
-	fcntl(ufd, F_SETFL, O_NONBLOCK);
-	point(POINT_fork);
-	child->parent = c->id;
-	child->uid = c->uid;
-	snprintf(child->exe, sizeof(child->exe), "%s", c->exe);
-	snprintf(child->policy, sizeof(child->policy), "%s", c->policy);
-	child->failed = c->failed;
-	atomic_store(&child->state, CLIENT_FORKED);
-	settle_growth(c);
-	space_fork(&c->space, &child->space);
-	for (int i = 0; i < HELD_TAGS; i++)
-		if (child->space.held[i])
-			batch_follow(child->space.held[i], child);
-	settle_fork(p, &c->space, child);
-	atomic_fetch_add(&c->events_fork, 1);
-	worker_publish_client(p->worker, child);
-}
-
-static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
+void pager_apply(struct client *c, const struct uffd_msg *m)
 {
 	switch (m->event) {
-	case UFFD_EVENT_PAGEFAULT:
-		on_fault(c, m);
-		return;
 	case UFFD_EVENT_FORK:
-		on_fork(p, c, (int)m->arg.fork.ufd);
+		birth_fork(c, (int)m->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
 		space_remap(&c->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
@@ -321,6 +298,14 @@ static void apply(struct pager *p, struct client *c, const struct uffd_msg *m)
 	}
 	c->clock++;
 	point(POINT_apply);
+}
+
+void pager_take(struct client *c, const struct uffd_msg *m)
+{
+	if (m->event == UFFD_EVENT_PAGEFAULT)
+		on_fault(c, m);
+	else
+		sequence_add(c, m);
 }
 
 /* A program that made its userfaultfd wait for us: nothing but harm can be meant. */
@@ -377,17 +362,16 @@ static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t s
 	return n;
 }
 
-/* Reads once. Returns the number of messages, 0 when there are none. */
-static int read_some(struct pager *p, struct client *c)
+int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 {
-	struct uffd_msg msg[PAGER_MESSAGES];
-	struct iovec iov = {msg, sizeof(msg)};
+	const size_t size = PAGER_MESSAGES * sizeof(*msg);
+	struct iovec iov = {msg, size};
 	ssize_t n;
 
 	/* O_NONBLOCK is a flag of the open file, which an attached client has too: it can't be
 	 * relied on. */
 	if (c->parent)
-		n = read_forked(p, c, msg, sizeof(msg));
+		n = read_forked(p, c, msg, size);
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 	/* A FORK stays queued, and its client waits, until there is room. After a signal what
@@ -395,10 +379,18 @@ static int read_some(struct pager *p, struct client *c)
 	c->read_again = n < 0 && (errno == EMFILE || errno == ENFILE || errno == EINTR);
 	if (n < 0)
 		return errno == EAGAIN || c->read_again ? 0 : -errno;
-	int count = (int)((size_t)n / sizeof(msg[0]));
 	point(POINT_read);
+	return (int)((size_t)n / sizeof(*msg));
+}
+
+/* Reads once. Returns the number of messages, 0 when there are none. */
+static int read_some(struct pager *p, struct client *c)
+{
+	struct uffd_msg msg[PAGER_MESSAGES];
+	int count = pager_read(p, c, msg);
+
 	for (int i = 0; i < count; i++)
-		apply(p, c, &msg[i]);
+		pager_take(c, &msg[i]);
 	return count;
 }
 
@@ -423,7 +415,7 @@ static int answer_deferred(struct pager *p, struct client *c)
 /* Something was read that waits for the fence. */
 static bool unsettled(const struct space *s)
 {
-	return s->aside_count > 0 || s->doubt.unmapped_count > 0 || s->doubt.target_count > 0;
+	return s->steps != NULL;
 }
 
 int pager_drain(struct pager *p, struct client *c)
@@ -434,11 +426,24 @@ int pager_drain(struct pager *p, struct client *c)
 		return -ESRCH;
 	if (c->hostile)
 		return 0;
+	if (sequence_pause(c)) {
+		worker_retry_later(p->worker, c, RETRY_NS);
+		return 0;
+	}
+	if (c->birth) {
+		r = birth_settle(p, c);
+		if (r == -EAGAIN)
+			worker_retry_later(p->worker, c, RETRY_BIRTH_NS);
+		if (r < 0)
+			return r == -EAGAIN ? 0 : r;
+	}
 	for (;;) {
 		r = read_some(p, c);
 		if (r < 0)
 			return r;
-		bool more = r > 0 && ++reads < READS_MAX;
+		bool paused = sequence_pause(c), more = r > 0 && ++reads < READS_MAX && !paused;
+		if (c->waiting_count > 0 && !more && !uffd_fence_up(c->uffd))
+			sequence_flush(c);
 		/* What is in doubt is settled before anything is answered from it. */
 		r = settle_doubt(c);
 		if (r == -ESRCH)
@@ -446,13 +451,12 @@ int pager_drain(struct pager *p, struct client *c)
 		if (r == 0 && c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
 			return r;
 		bool waits = c->deferred_count > 0 || space_in_doubt(&c->space);
-		if (!more && (!waits || c->starved || ++tries == FENCE_TRIES))
+		if (!more && (!waits || paused || c->starved || ++tries == FENCE_TRIES))
 			break;
 	}
-	if (unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
-		space_forget_aside(&c->space);
-	if (c->deferred_count > 0 || unsettled(&c->space) || c->read_again ||
-		reads == READS_MAX)
+	settle_calm(c);
+	if (c->deferred_count > 0 || c->waiting_count > 0 || unsettled(&c->space) ||
+		c->read_again || reads == READS_MAX)
 		worker_retry_later(p->worker, c, c->starved ? RETRY_STARVED_NS : RETRY_NS);
 	return 0;
 }

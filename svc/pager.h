@@ -51,6 +51,13 @@ void gate_unlock(struct pager *p, struct client *c);
  * -ESRCH: the address space is gone. */
 int pager_drain(struct pager *p, struct client *c);
 
+/* Parts of it. Reads once: the number of messages in msg[PAGER_MESSAGES], 0 when there are
+ * none, -ESRCH. */
+int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg);
+void pager_take(struct client *c, const struct uffd_msg *m);
+/* An event, in its turn (sequence.h). */
+void pager_apply(struct client *c, const struct uffd_msg *m);
+
 /* Gate held: puts up to `pages` pages from addr back that are out (STORED or HELD), as one run;
  * stops at the first that isn't. *ret_pages counts those that are RESIDENT now because of this.
  * 0; -EAGAIN: an event is in flight, drain first; -ENOENT: nothing mapped there; -ESRCH;

@@ -21,6 +21,7 @@
 	X(zap, "pages are STORED, staging is not zapped yet")                                  \
 	X(fork, "a FORK was read, the child has no pages on record yet")                       \
 	X(settle, "the kernel is about to be asked what an address is")                        \
+	X(birth, "a forked child is about to be asked where it has its pages")                 \
 	X(adopt, "a program's mappings were read, none is registered yet")
 
 enum point {

@@ -111,7 +111,7 @@ void space_init(struct space *s, struct graveyard *g)
 
 void space_done(struct space *s)
 {
-	space_forget_aside(s);
+	space_drop_aside(s);
 	for (size_t i = 0; i < s->block_count; i++)
 		leaf_unref(s->graveyard, s->block[i].leaf);
 	free(s->block);
@@ -425,4 +425,5 @@ void space_check(const struct space *s)
 	assert(out == s->out_pages && held == s->held_pages);
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_check(s, s->aside[i].leaf);
+	assert(s->aside_count == 0 || s->steps || s->unborn);
 }

@@ -3,7 +3,9 @@
  *
  *   space ── region[]  sorted, disjoint: what is registered with the client's uffd
  *         └─ block[]   sorted by number (address >> 21) ──▶ leaf ── entry[512]
- *         └─ aside[]   leaves that an UNMAP or REMAP dropped while the fence was up (rule 5)
+ *         ├─ aside[]   leaves that an UNMAP, or the target of a REMAP, dropped while the
+ *         │            fence was up (rule 5)
+ *         └─ steps     these UNMAPs and REMAPs
  *
  * A leaf with one reference belongs to one space and is changed under that client's gate. A
  * leaf with more (fork) is immutable: whoever wants to change it copies it first.
@@ -48,9 +50,10 @@ enum {
 	 * was forked from while they ran. */
 	HELD_TAGS = 8,
 	HELD_SLOT_BITS = 9,
-	/* Bound of rule 5's memory: 2 GiB of dropped address space between two looks at the
-	   fence. */
-	ASIDE_MAX = 1024,
+	/* Bounds of rule 5's memory: 128 GiB of dropped address space, and so many events,
+	   between two looks at the fence. */
+	ASIDE_MAX = 65536,
+	STEPS_MAX = 16384,
 };
 #define BLOCK_SIZE    (1ULL << BLOCK_SHIFT)
 #define ENTRY_SUSPECT (1u << 29)
@@ -111,13 +114,37 @@ struct doubt {
 	unsigned unmapped_count, target_count;
 	struct region open[DOUBT_MAX]; /* to be asked for */
 	unsigned open_count;
+	struct region kept[DOUBT_MAX]; /* unmapped, and still on record for that */
+	unsigned kept_count;
 	bool lost; /* more than could be noted: everything is in doubt */
 };
 
-/* Mappings that have grown in place, of which no event tells, over what is aside
- * (settle_growth).
+/* UNMAPs and REMAPs in the order in which they were read, from one moment when the fence was
+ * seen down to the next. A fork in between may have copied the page tables before or after any
+ * of them; so its child shares the list, which goes on until the parent's fence is seen down.
  */
-enum { GROWN_MAX = 16 };
+#define STEP_UNMAP UINT64_MAX
+#define STEP_REMOVE                                                                            \
+	(UINT64_MAX - 1) /* not in a list of steps, but in lists of calls like it              \
+			  */
+struct step {
+	uint64_t from, to, len; /* to: one of these, or where a REMAP brought it */
+};
+struct steps {
+	_Atomic uint32_t refs;
+	_Atomic bool closed; /* nothing is added any more */
+	bool lost;	     /* more than are kept */
+	size_t count, room;
+	struct step *step; /* owned */
+};
+void steps_unref(struct steps *s);
+
+/* What was dropped by a step (its index), and where it was. */
+struct aside {
+	uint64_t number;
+	struct leaf *leaf; /* owned: one reference */
+	size_t step;
+};
 
 struct batch;
 
@@ -142,10 +169,11 @@ struct space {
 	size_t block_count, block_room;
 	uint64_t *dirty; /* numbers of blocks whose index row is wrong; may stand here twice */
 	size_t dirty_count, dirty_room;
-	struct block *aside;
+	struct aside *aside;
 	size_t aside_count, aside_room;
-	struct region grown[GROWN_MAX]; /* as of the latest fork */
-	unsigned grown_count;
+	struct steps *steps; /* one reference; NULL: none so far */
+	bool overtaken;	     /* events were read too early, and wait (sequence.h) */
+	bool unborn; /* a forked child that doesn't know yet where it has what (birth.h) */
 	struct doubt doubt;
 	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
 	uint64_t out_pages;	       /* HELD or STORED */
@@ -196,19 +224,46 @@ void space_unmap(struct space *s, uint64_t start, uint64_t end);
 /* The same without any doubt, by the kernel's word: nothing is kept. */
 void space_drop_range(struct space *s, uint64_t start, uint64_t end);
 /* REMAP: entries move and the region with them, the source keeps its region (DONTUNMAP; else
- * UNMAP follows); what was out stays aside at the source. */
+ * UNMAP follows). */
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
-/* The fence was seen down and nothing is in doubt: no fork can be older than what is kept
- * aside. */
+/* The fence was seen down, and nothing is in doubt: no fork can be older than what is kept
+ * aside, and children that were forked before have been told of all steps. */
 void space_forget_aside(struct space *s);
 /* Pages that aren't out become SUSPECT: one of them may be about to be zapped. */
 void space_suspect(struct space *s, uint64_t start, uint64_t end);
-/* FORK: fills an initialised, empty child. Leaves are shared, but for those with HELD pages.
- * What is aside goes to the child where it has nothing of its own. */
-void space_fork(struct space *parent, struct space *child);
+/* FORK: fills an initialised, empty child, as the parent is by the events read so far. Leaves
+ * are shared, but for those with HELD pages. The child is unborn. Returns the parent's steps,
+ * to which more may come, with a reference for the caller. */
+struct steps *space_fork(struct space *parent, struct space *child);
+/* A child of one that is unborn itself: the steps are those of its parent's parent. */
+void space_fork_unborn(struct space *parent, struct space *child);
+
+/* What an unborn child asks of the kernel, and knows otherwise. */
+struct midwife {
+	/* Is the address registered in the child? 1, 0, or -EAGAIN: an event of the child's is
+	 * in flight, and has to be read before anything can be asked. Other errors end it. */
+	int (*registered)(void *arg, uint64_t addr);
+	void *arg;
+	/* Calls of parents that were never born, made after all steps, in their order. */
+	const struct step *line;
+	size_t line_count;
+	/* The child's own UNMAPs and REMAPs that were read so far, in their order: what they
+	 * did shows in the answers. */
+	const struct step *early;
+	size_t early_count;
+};
+/* Brings the child's record in line with what its page tables were when they were copied:
+ * somewhere among the steps, `before` of which had been applied to the record that it got. All
+ * of them have been read. 0: born, then `early` is to be applied; -EAGAIN; -EBADMSG: it can't
+ * be told where some pages are, and nothing may be answered (rule 8); what registered() says.
+ * Except for 0, nothing was changed. */
+int space_bear(
+	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
+/* It never will be: nothing can be told of its pages. */
+void space_bear_none(struct space *child);
 
 /* Clears all suspicion in a block: no thread can be inside a discard any more. */
 void space_clear_suspects(struct space *s, uint64_t number);

@@ -1,10 +1,9 @@
 /* What FORK, REMAP, REMOVE and UNMAP do to a space (DESIGN rules 4 to 6).
  *
  * Rule 5's memory. UNMAP and REMAP can be read before a FORK whose page tables were copied
- * earlier. The child then still has the old mapping, so what these two drop is kept aside until
- * the fence is seen down, and a FORK that is read before takes it along. Where the fork came
- * after all, the child has no registered mapping at the old place, and nothing can ask for it;
- * unless another mapping has grown there in place, for which the kernel is asked (settle.c).
+ * earlier, or after one whose page tables were copied later. So until the fence is seen down
+ * they are noted as steps, what they drop is kept aside, and a child that was forked meanwhile
+ * finds out where it has what when all of them are known (space_birth.c).
  *
  * What REMOVE drops is not kept. Nothing tells a fork that overlapped the discard from one that
  * followed it: the fence also stays up until the discarding thread has been scheduled again,
@@ -14,12 +13,6 @@
 
 #include <assert.h>
 #include <string.h>
-
-/* Calls for each block that overlaps [start, end), with the page range inside it. */
-struct piece {
-	uint64_t number;
-	unsigned from, to; /* pages [from, to) of the block */
-};
 
 static struct piece piece_of(uint64_t number, uint64_t start, uint64_t end)
 {
@@ -94,24 +87,37 @@ void space_remove(struct space *s, uint64_t start, uint64_t end)
 
 /* ---- aside ---- */
 
-void space_forget_aside(struct space *s)
+void space_drop_aside(struct space *s)
 {
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_unref(s->graveyard, s->aside[i].leaf);
 	s->aside_count = 0;
+	if (!s->steps)
+		return;
+	atomic_store(&s->steps->closed, true);
+	steps_unref(s->steps);
+	s->steps = NULL;
+}
+
+void space_forget_aside(struct space *s)
+{
+	space_drop_aside(s);
 	s->doubt.unmapped_count = s->doubt.target_count = s->doubt.open_count = 0;
+	s->doubt.kept_count = 0;
 	s->doubt.lost = false;
 }
 
-/* Takes the caller's reference. */
+/* Takes the caller's reference. By the last step. */
 static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf)
 {
 	if (leaf->out == 0 || s->aside_count >= ASIDE_MAX) {
+		s->steps->lost |= leaf->out > 0;
 		leaf_unref(s->graveyard, leaf);
 		return;
 	}
 	space_make_room((void **)&s->aside, s->aside_count, &s->aside_room, sizeof(*s->aside));
-	s->aside[s->aside_count++] = (struct block){.number = number, .leaf = leaf};
+	s->aside[s->aside_count++] =
+		(struct aside){.number = number, .leaf = leaf, .step = s->steps->count - 1};
 }
 
 /* A copy of the out pages of [from, to) of a leaf, with references of its own. */
@@ -132,16 +138,54 @@ static struct leaf *leaf_part(struct space *s, const struct leaf *leaf, struct p
 	return part;
 }
 
+/* ---- steps ---- */
+
+static struct steps *open_steps(struct space *s)
+{
+	if (!s->steps) {
+		s->steps = space_alloc(sizeof(*s->steps));
+		memset(s->steps, 0, sizeof(*s->steps));
+		atomic_init(&s->steps->refs, 1);
+		atomic_init(&s->steps->closed, false);
+	}
+	return s->steps;
+}
+
+static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
+{
+	struct steps *l = open_steps(s);
+
+	if (l->count == STEPS_MAX) {
+		l->lost = true;
+		return;
+	}
+	space_make_room((void **)&l->step, l->count, &l->room, sizeof(*l->step));
+	l->step[l->count++] = (struct step){from, to, len};
+}
+
+void steps_unref(struct steps *s)
+{
+	if (!s || atomic_fetch_sub(&s->refs, 1) > 1)
+		return;
+	free(s->step);
+	free(s);
+}
+
 /* ---- unmap ---- */
 
 /* Drops the entries of a piece. Returns true when the block itself went. */
-static bool drop_piece(struct space *s, size_t at, struct piece p)
+static bool drop_piece(struct space *s, size_t at, struct piece p, bool keep)
 {
 	if (p.from == 0 && p.to == BLOCK_PAGES) {
-		keep_aside(s, p.number, space_block_detach(s, at));
+		struct leaf *whole = space_block_detach(s, at);
+		if (keep)
+			keep_aside(s, p.number, whole);
+		else
+			leaf_unref(s->graveyard, whole);
 		return true;
 	}
-	keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p));
+	if (keep)
+		keep_aside(s, p.number, leaf_part(s, s->block[at].leaf, p));
 	struct leaf *leaf = space_leaf(s, p.number);
 	for (unsigned i = p.from; i < p.to; i++)
 		space_set(s, p.number, leaf, i,
@@ -149,12 +193,12 @@ static bool drop_piece(struct space *s, size_t at, struct piece p)
 	return false;
 }
 
-static void drop_pages(struct space *s, uint64_t start, uint64_t end)
+static void drop_pages(struct space *s, uint64_t start, uint64_t end, bool keep)
 {
 	size_t at = space_block_index(s, start >> BLOCK_SHIFT);
 
 	while (at < s->block_count && s->block[at].number <= last_block(end))
-		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end)))
+		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end), keep))
 			at++;
 }
 
@@ -197,7 +241,7 @@ static bool note(struct doubt *d, struct region r, struct region *own, unsigned 
 
 bool space_in_doubt(const struct space *s)
 {
-	return s->doubt.open_count > 0 || s->doubt.lost;
+	return s->unborn || s->overtaken || s->doubt.open_count > 0 || s->doubt.lost;
 }
 
 /* Of what a REMAP was read for, fence up since: which came last, only the kernel knows, and
@@ -206,21 +250,28 @@ void space_unmap(struct space *s, uint64_t start, uint64_t end)
 {
 	struct doubt *d = &s->doubt;
 
-	if (!note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count, d->target,
-		    d->target_count))
-		space_drop_range(s, start, end);
+	add_step(s, start, STEP_UNMAP, end - start);
+	if (note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count, d->target,
+		    d->target_count)) {
+		if (d->kept_count == DOUBT_MAX)
+			d->lost = true;
+		else
+			d->kept[d->kept_count++] = (struct region){start, end};
+		return;
+	}
+	drop_pages(s, start, end, true);
+	space_region_drop(s, start, end);
 }
 
 void space_drop_range(struct space *s, uint64_t start, uint64_t end)
 {
-	drop_pages(s, start, end);
+	drop_pages(s, start, end, false);
 	space_region_drop(s, start, end);
 }
 
 /* ---- remap ---- */
 
-/* Entries of one source leaf, taken out of the space, to their new place. */
-static void place_piece(struct space *s, struct leaf *leaf, struct piece p, uint64_t to)
+void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to)
 {
 	for (unsigned i = p.from; i < p.to; i++, to += PAGE_SIZE) {
 		uint32_t e = leaf->entry[i];
@@ -246,18 +297,19 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 	uint64_t first = from >> BLOCK_SHIFT, last = last_block(from + len);
 	struct block *taken = space_alloc((size_t)(last - first + 1) * sizeof(*taken));
 
+	add_step(s, from, to, len);
 	/* All out before any goes in: the two ranges may share a block. */
 	for (size_t at = space_block_index(s, first);
 		at < s->block_count && s->block[at].number <= last; at++) {
 		atomic_fetch_add(&s->block[at].leaf->refs, 1);
 		taken[count++] = s->block[at];
 	}
-	drop_pages(s, from, from + len);
-	drop_pages(s, to, to + len); /* nothing, unless its UNMAP is still to be read */
+	drop_pages(s, from, from + len, false);
+	drop_pages(s, to, to + len, true); /* nothing, unless its UNMAP is still to be read */
 	for (size_t i = 0; i < count; i++) {
 		struct piece p = piece_of(taken[i].number, from, from + len);
 		uint64_t base = (p.number << BLOCK_SHIFT) + p.from * PAGE_SIZE;
-		place_piece(s, taken[i].leaf, p, to + (base - from));
+		space_place_piece(s, taken[i].leaf, p, to + (base - from));
 		leaf_unref(s->graveyard, taken[i].leaf);
 	}
 	free(taken);
@@ -278,49 +330,36 @@ static struct leaf *leaf_for_child(struct space *parent, struct leaf *leaf)
 	return leaf;
 }
 
-/* A newer mapping's hole, on record or grown there. */
-static bool newer(const struct space *parent, uint64_t addr)
-{
-	for (unsigned i = 0; i < parent->grown_count; i++)
-		if (parent->grown[i].start <= addr && addr < parent->grown[i].end)
-			return true;
-	return space_region_at(parent, addr) != NULL;
-}
-
 static void fork_aside(struct space *parent, struct space *child)
 {
 	for (size_t i = 0; i < parent->aside_count; i++) {
-		const struct leaf *old = parent->aside[i].leaf;
-		uint64_t number = parent->aside[i].number;
-
-		for (unsigned page = 0; page < BLOCK_PAGES; page++) {
-			uint32_t e = old->entry[page];
-			uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
-			if (!entry_out(e) ||
-				entry_state(space_entry(child, addr)) != PAGE_ABSENT ||
-				newer(parent, addr))
-				continue;
-			struct leaf *leaf = space_leaf(child, number);
-			bury_blob(child, entry_blob(leaf->entry[page]));
-			if (entry_state(e) == PAGE_STORED)
-				store_ref(child->graveyard->store, entry_value(e));
-			space_set(child, number, leaf, page, e);
-		}
+		struct aside a = parent->aside[i];
+		space_make_room((void **)&child->aside, child->aside_count, &child->aside_room,
+			sizeof(*child->aside));
+		a.leaf = leaf_for_child(parent, a.leaf);
+		child->aside[child->aside_count++] = a;
 	}
 }
 
-void space_fork(struct space *parent, struct space *child)
+void space_fork_unborn(struct space *parent, struct space *child)
 {
 	assert(child->block_count == 0 && child->region_count == 0);
 	for (size_t i = 0; i < parent->region_count; i++)
 		space_region_add(child, parent->region[i].start, parent->region[i].end);
 	memcpy(child->held, parent->held, sizeof(child->held));
-	/* Open questions are the child's too, and its own mappings answer them. */
-	child->doubt.open_count = parent->doubt.open_count;
-	child->doubt.lost = parent->doubt.lost;
-	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
 	for (size_t i = 0; i < parent->block_count; i++)
 		space_block_insert(child, parent->block[i].number,
 			leaf_for_child(parent, parent->block[i].leaf));
 	fork_aside(parent, child);
+	/* What the parent is in doubt of is among the steps. */
+	child->unborn = true;
+}
+
+struct steps *space_fork(struct space *parent, struct space *child)
+{
+	struct steps *l = open_steps(parent);
+
+	space_fork_unborn(parent, child);
+	atomic_fetch_add(&l->refs, 1);
+	return l;
 }

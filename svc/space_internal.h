@@ -1,4 +1,4 @@
-/* What space.c and space_event.c share. */
+/* What space.c, space_event.c and space_birth.c share. */
 #ifndef LARDER_SPACE_INTERNAL_H
 #define LARDER_SPACE_INTERNAL_H
 
@@ -17,5 +17,14 @@ struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from);
 void space_block_insert(
 	struct space *s, uint64_t number, struct leaf *leaf); /* takes the reference */
 struct leaf *space_block_detach(struct space *s, size_t at);  /* hands the reference over */
+
+/* Part of a block. */
+struct piece {
+	uint64_t number;
+	unsigned from, to; /* pages [from, to) */
+};
+/* Entries of one source leaf, taken out of the space, to their new place. */
+void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
+void space_drop_aside(struct space *s);
 
 #endif

@@ -1,5 +1,6 @@
 #include "worker.h"
 #include "attach.h"
+#include "birth.h"
 #include "cleanup.h"
 #include "closer.h"
 #include "evictor.h"
@@ -13,6 +14,7 @@
 #include "release.h"
 #include "restorer.h"
 #include "runtime.h"
+#include "sequence.h"
 #include "settings.h"
 #include "uffd.h"
 
@@ -144,6 +146,9 @@ void worker_drop_client(struct worker *w, struct client *c)
 
 	/* An eviction that is under way finds an empty space. */
 	pthread_mutex_lock(&c->gate);
+	/* Forks of its that were read live on. */
+	birth_pass_on(c);
+	sequence_flush(c);
 	space_done(&c->space);
 	space_init(&c->space, &w->graveyard);
 	pthread_mutex_unlock(&c->gate);
@@ -154,8 +159,8 @@ void worker_drop_client(struct worker *w, struct client *c)
 		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
 			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
 	if (c->brief_key)
-		brief_ended(
-			&w->brief, c->brief_key, worker_now_ms() - c->born_ms < c->min_age_ms);
+		brief_ended(&w->brief, c->brief_key,
+			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
 	evictor_forget(w->evictor, c->id);
 	client_unref(c);
 }

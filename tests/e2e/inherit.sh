@@ -1,6 +1,6 @@
 #!/bin/bash
 # Children of a program: taken over by default, and not with `inherit = no`, --no-inherit, `manage = no`,
-# or where a policy's min-age is never reached. What is left alone has nothing of ours in it.
+# or where programs of their executable keep ending early. What is left alone has nothing of ours in it.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 need python3 perl
@@ -26,7 +26,9 @@ manage = no
 [policy old]
 min-age = 1h
 [policy young]
-min-age = 1ms'
+min-age = 1ms
+[policy every]
+brief-age = 0'
 
 # family OPTION...: a shell under `larder run OPTION...` with one child; sets parent, kid and line.
 family() {
@@ -89,7 +91,7 @@ client_pid=$kid
 larder evict "$kid" >"$work/evict.out"
 [ "$(client pages_evicted)" -gt 0 ] || fail "min-age = 1ms: $(cat "$work/evict.out")"
 
-# ---- executables that never reach it ----
+# ---- executables that keep ending early ----
 
 # Each child says whether it has a link (1 or 0). It ends when it is known, so that its end counts
 # before the next one begins.
@@ -101,24 +103,33 @@ while [ $n -lt "$1" ]; do
 	/usr/bin/perl -e 'open F, "/proc/self/maps"; print "links ", 0 + !!grep(/larder-link/, <F>), " $$\n"; $| = 1; <STDIN>'
 done
 END
-mkfifo "$work/home/in"
-chmod 666 "$work/home/in"
-exec 7<>"$work/home/in"
-(cd "$work/home" && as_nobody "$work/bin/larder" run --policy old -- sh brief.sh 40) <&7 >"$work/brief.out" 2>&1 &
-brief=$!
-started+=("$brief")
+# brief POLICY: 40 of them, one after the other; brief.out has a line for each.
+brief() {
+	rm -f "$work/home/in"
+	mkfifo "$work/home/in"
+	chmod 666 "$work/home/in"
+	exec 7<>"$work/home/in"
+	(cd "$work/home" && as_nobody "$work/bin/larder" run --policy "$1" -- sh brief.sh 40) <&7 >"$work/brief.out" 2>&1 &
+	started+=("$!")
+	for ((i = 1; i <= 40; i++)); do
+		echo go >&7
+		wait_for printed "$i" || fail "brief program $i: $(cat "$work/brief.out")"
+		read -r _ links pid < <(tail -n 1 "$work/brief.out")
+		[ "$links" = 0 ] || taken_over "$pid" 'a brief program with a link'
+		echo end >&7
+		wait_for gone "$pid" || fail "brief program $i stays"
+		wait_for ended || fail "brief program $i is known after its end"
+	done
+	exec 7>&-
+}
 printed() { [ "$(grep -c . "$work/brief.out")" -eq "$1" ]; }
-for ((i = 1; i <= 40; i++)); do
-	echo go >&7
-	wait_for printed "$i" || fail "brief program $i: $(cat "$work/brief.out")"
-	read -r _ links pid < <(tail -n 1 "$work/brief.out")
-	[ "$links" = 0 ] || taken_over "$pid" 'a brief program with a link'
-	echo end >&7
-	wait_for gone "$pid" || fail "brief program $i stays"
-	ended() { ! is_client "$pid"; }
-	wait_for ended || fail "brief program $i is known after its end"
-done
+ended() { ! is_client "$pid"; }
+
+brief default
 [ "$(head -n 8 "$work/brief.out" | grep -c 'links 1')" -eq 8 ] || fail "the first 8: $(cat "$work/brief.out")"
 # Of the 32 after them, two show whether they are as brief as ever.
 [ "$(tail -n 32 "$work/brief.out" | grep -c 'links 1')" -eq 2 ] || fail "the rest: $(cat "$work/brief.out")"
+
+brief every
+[ "$(grep -c 'links 1' "$work/brief.out")" -eq 40 ] || fail "brief-age = 0: $(cat "$work/brief.out")"
 larderd_stop

@@ -186,11 +186,11 @@ static void op_fork(struct world *w, unsigned s)
 	if (w->used[child])
 		space_done(&w->space[child]);
 	space_init(&w->space[child], &w->graveyard);
-	/* A fork that follows what was dropped: with the fence down nothing is aside. In doubt,
-	 * the child asks for itself. */
-	if (!space_in_doubt(&w->space[s]) || rnd(w, 2))
-		calm(w, s);
-	space_fork(&w->space[s], &w->space[child]);
+	/* A fork that follows what was dropped: with the fence down nothing is aside. Others
+	 * are in space_birth.c. */
+	calm(w, s);
+	steps_unref(space_fork(&w->space[s], &w->space[child]));
+	space_bear_none(&w->space[child]);
 	memcpy(w->page[child], w->page[s], sizeof(w->page[s]));
 	w->used[child] = true;
 }
@@ -318,38 +318,13 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Rule 5: the fork's page tables were copied before the munmap that was read first. */
-static void fork_after_unmap_takes_what_is_aside(void **state)
-{
-	struct pair *p = *state;
-	put_stored(&p->parent, base + 5 * PAGE_SIZE, 7);
-	space_unmap(&p->parent, base, base + BLOCK_SIZE);
-	assert_int_equal(
-		entry_state(space_entry(&p->parent, base + 5 * PAGE_SIZE)), PAGE_ABSENT);
-	space_fork(&p->parent, &p->child);
-	uint32_t e = space_entry(&p->child, base + 5 * PAGE_SIZE);
-	assert_int_equal(entry_state(e), PAGE_STORED);
-	assert_int_equal(entry_value(e), 7);
-	assert_int_equal(references[7], 2); /* aside, and the child */
-}
-
-static void fork_after_the_fence_fell_takes_nothing(void **state)
-{
-	struct pair *p = *state;
-	put_stored(&p->parent, base, 7);
-	space_unmap(&p->parent, base, base + BLOCK_SIZE);
-	space_forget_aside(&p->parent);
-	space_fork(&p->parent, &p->child);
-	assert_int_equal(entry_state(space_entry(&p->child, base)), PAGE_ABSENT);
-}
-
 /* A thread that discards and then forks may do both before the fence is seen down. */
 static void fork_after_remove_reads_zeros(void **state)
 {
 	struct pair *p = *state;
 	put_stored(&p->parent, base, 7);
 	space_remove(&p->parent, base, base + PAGE_SIZE);
-	space_fork(&p->parent, &p->child);
+	steps_unref(space_fork(&p->parent, &p->child));
 	assert_int_equal(entry_state(space_entry(&p->child, base)), PAGE_ABSENT);
 }
 
@@ -357,7 +332,7 @@ static void fork_shares_a_leaf_and_change_copies_it(void **state)
 {
 	struct pair *p = *state;
 	put_stored(&p->parent, base, 7);
-	space_fork(&p->parent, &p->child);
+	steps_unref(space_fork(&p->parent, &p->child));
 	assert_ptr_equal(p->parent.block[0].leaf, p->child.block[0].leaf);
 	assert_int_equal(references[7], 1); /* one leaf, one reference */
 	space_set_state(&p->child, base, PAGE_RESIDENT);
@@ -373,7 +348,7 @@ static void fork_copies_a_leaf_with_held_pages(void **state)
 	int tag = space_hold(&p->parent, (struct batch *)p);
 	space_set(&p->parent, base >> BLOCK_SHIFT, leaf, 3,
 		entry_make(PAGE_HELD, (uint32_t)tag << HELD_SLOT_BITS | 3));
-	space_fork(&p->parent, &p->child);
+	steps_unref(space_fork(&p->parent, &p->child));
 	assert_ptr_not_equal(p->parent.block[0].leaf, p->child.block[0].leaf);
 	assert_int_equal(space_held_tag(&p->child, (struct batch *)p), tag);
 	assert_int_equal(entry_state(space_entry(&p->child, base + 3 * PAGE_SIZE)), PAGE_HELD);
@@ -416,23 +391,6 @@ static void late_unmap_is_doubtful_and_drops_nothing(void **state)
 	space_forget_aside(&p->parent);
 	assert_false(space_in_doubt(&p->parent));
 	space_check(&p->parent);
-}
-
-/* What is in doubt in the parent is asked of the child's own mappings. */
-static void a_child_has_its_parents_doubt(void **state)
-{
-	struct pair *p = *state;
-	uint64_t to = base + 8 * BLOCK_SIZE;
-
-	put_stored(&p->parent, base + PAGE_SIZE, 9);
-	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
-	space_unmap(&p->parent, to, to + 4 * PAGE_SIZE);
-	space_fork(&p->parent, &p->child);
-	assert_true(space_in_doubt(&p->child));
-	assert_int_equal(entry_value(space_entry(&p->child, to + PAGE_SIZE)), 9);
-	space_drop_range(&p->child, to, to + 4 * PAGE_SIZE);
-	space_forget_aside(&p->child);
-	assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
 }
 
 /* Rule 4: memory that is registered and not on record yet is discarded. When it comes on
@@ -494,14 +452,11 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(fork_after_unmap_takes_what_is_aside),
-		T(fork_after_the_fence_fell_takes_nothing),
 		T(fork_after_remove_reads_zeros),
 		T(fork_shares_a_leaf_and_change_copies_it),
 		T(fork_copies_a_leaf_with_held_pages),
 		T(remap_moves_pages_and_region),
 		T(late_unmap_is_doubtful_and_drops_nothing),
-		T(a_child_has_its_parents_doubt),
 		T(a_discard_off_the_record_is_not_forgotten),
 		T(target_of_a_move_gets_nothing_of_what_was_there),
 		T(a_fallen_fence_ends_all_doubt),

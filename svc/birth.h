@@ -1,0 +1,31 @@
+/* A forked child between its FORK and the moment when it is known where it has what (DESIGN
+ * rules 5 and 6).
+ *
+ * Its page tables were copied somewhere among the UNMAPs and REMAPs that its parent's other
+ * threads made at that time. All of these have been read when the parent's fence was seen down.
+ * Until then nothing of the child is read, answered or taken. That costs a parent with one
+ * thread nothing: FORK itself lets go of the fence before the child runs at all.
+ *
+ * A birth is protected by the child's gate. It takes the parent's gate as well where that is
+ * free: only tried, so that nobody waits with a gate in hand. */
+#ifndef LARDER_BIRTH_H
+#define LARDER_BIRTH_H
+
+#include "client.h"
+
+struct pager;
+
+/* FORK, with the parent's gate held. Takes ufd. */
+void birth_fork(struct client *parent, int ufd);
+
+/* Gate held. 0: it is born, or will never be; -EAGAIN: later; -ESRCH. A child of which it can't
+ * be told where its pages are is failed: nothing is served any more (rule 8). */
+int birth_settle(struct pager *p, struct client *child);
+
+/* Gate held: the child is no more. Children that it forked before it was born may live, and are
+ * told for themselves. */
+void birth_pass_on(struct client *child);
+
+void birth_free(struct client *child);
+
+#endif

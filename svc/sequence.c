@@ -1,0 +1,147 @@
+#include "sequence.h"
+#include "pager.h"
+#include "space_internal.h"
+
+#include "worker.h"
+
+#include <string.h>
+
+/* A thread that was preempted there mostly goes on within that time. */
+enum { PAUSE_NS = 1000000 };
+
+/* Where an event takes something from, and where it brings it; empty where it does neither. */
+static struct region source_of(const struct uffd_msg *m)
+{
+	if (m->event == UFFD_EVENT_REMAP)
+		return (struct region){m->arg.remap.from, m->arg.remap.from + m->arg.remap.len};
+	if (m->event == UFFD_EVENT_UNMAP || m->event == UFFD_EVENT_REMOVE)
+		return (struct region){m->arg.remove.start, m->arg.remove.end};
+	return (struct region){0, 0};
+}
+
+static struct region target_of(const struct uffd_msg *m)
+{
+	if (m->event == UFFD_EVENT_REMAP)
+		return (struct region){m->arg.remap.to, m->arg.remap.to + m->arg.remap.len};
+	return (struct region){0, 0};
+}
+
+static bool overlap(struct region a, struct region b)
+{
+	return a.start < b.end && b.start < a.end;
+}
+
+/* Is all of it in an UNMAP that was read and is in doubt? */
+static bool in_doubt(const struct doubt *d, struct region g)
+{
+	bool more = true;
+
+	while (more && g.start < g.end) {
+		more = false;
+		for (unsigned i = 0; i < d->kept_count && !more; i++) {
+			more = d->kept[i].start <= g.start && g.start < d->kept[i].end;
+			if (more)
+				g.start = d->kept[i].end;
+		}
+	}
+	return g.start >= g.end;
+}
+
+/* Does it move something to where something else is on record? Where there is an UNMAP in
+ * doubt, that may have been about it. */
+static bool must_wait(const struct space *s, const struct uffd_msg *m)
+{
+	struct region to = target_of(m);
+
+	if (s->doubt.lost)
+		return false;
+	for (size_t i = 0; i < s->region_count; i++) {
+		struct region g = s->region[i];
+		if (!overlap(g, to))
+			continue;
+		if (g.start < to.start)
+			g.start = to.start;
+		if (g.end > to.end)
+			g.end = to.end;
+		if (!in_doubt(&s->doubt, g))
+			return true;
+	}
+	return false;
+}
+
+/* Does it take away what `waiting` waits for? */
+static bool makes_room(
+	const struct space *s, const struct uffd_msg *m, const struct uffd_msg *waiting)
+{
+	return m->event != UFFD_EVENT_REMOVE && overlap(source_of(m), target_of(waiting)) &&
+	       must_wait(s, waiting);
+}
+
+/* Could it have happened before one that was read before it? */
+static bool may_overtake(
+	const struct space *s, const struct uffd_msg *m, const struct uffd_msg *other)
+{
+	if (overlap(source_of(m), source_of(other)) ||
+		overlap(target_of(m), source_of(other)) ||
+		overlap(target_of(m), target_of(other)))
+		return false;
+	return !overlap(source_of(m), target_of(other)) || makes_room(s, m, other);
+}
+
+/* Is it one that others wait for? */
+static bool wanted(const struct client *c, size_t i)
+{
+	bool wanted = false;
+
+	for (size_t k = 0; k < c->waiting_count; k++) {
+		if (k != i && makes_room(&c->space, &c->waiting[i], &c->waiting[k]))
+			wanted = true;
+		if (k < i && !may_overtake(&c->space, &c->waiting[i], &c->waiting[k]))
+			return false;
+	}
+	return wanted;
+}
+
+static void apply_one(struct client *c, size_t i)
+{
+	struct uffd_msg m = c->waiting[i];
+
+	memmove(&c->waiting[i], &c->waiting[i + 1],
+		(--c->waiting_count - i) * sizeof(*c->waiting));
+	pager_apply(c, &m);
+}
+
+/* The next that can be applied; waiting_count: none. */
+static size_t next(const struct client *c)
+{
+	for (size_t i = 0; i < c->waiting_count; i++)
+		if ((i == 0 || wanted(c, i)) && !must_wait(&c->space, &c->waiting[i]))
+			return i;
+	return c->waiting_count;
+}
+
+bool sequence_pause(const struct client *c)
+{
+	return c->waiting_count > 0 && worker_now_ns() < c->pause_until_ns;
+}
+
+void sequence_add(struct client *c, const struct uffd_msg *m)
+{
+	if (c->waiting_count == 0 && !must_wait(&c->space, m)) {
+		pager_apply(c, m);
+		return;
+	}
+	space_make_room(
+		(void **)&c->waiting, c->waiting_count, &c->waiting_room, sizeof(*c->waiting));
+	c->waiting[c->waiting_count++] = *m;
+	for (size_t i; (i = next(c)) < c->waiting_count;)
+		apply_one(c, i);
+	c->space.overtaken = c->waiting_count > 0;
+}
+
+void sequence_flush(struct client *c)
+{
+	while (c->waiting_count > 0)
+		apply_one(c, 0);
+	c->space.overtaken = false;
+}
