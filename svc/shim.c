@@ -19,6 +19,9 @@
 /* A ticket of a call that found no link. */
 enum { UNLINKED = -2 };
 
+/* Of pages one by one: 16 GiB with a hole in it. */
+enum { TOUCH_MAX = 4 << 20 };
+
 long shim_result(long r)
 {
 	if (r < 0 && r > -4096) {
@@ -125,9 +128,16 @@ void shim_touch_in_child(const void *addr, size_t len, bool fill)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 
-	if (shim_page && !shim_page->link)
-		RAWCALL(SYS_madvise, from, (uintptr_t)addr + len - from,
-			fill ? MADV_POPULATE_WRITE : MADV_POPULATE_READ, 0, 0, 0);
+	uintptr_t to = (uintptr_t)addr + len;
+	int how = fill ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+
+	if (!shim_page || shim_page->link)
+		return;
+	if (RAWCALL(SYS_madvise, from, to - from, how, 0, 0, 0) != -ENOMEM)
+		return;
+	/* It stops at a hole, and the program's own call won't. */
+	for (size_t i = 0; i < TOUCH_MAX && from < to; i++, from += LINK_PAGE)
+		RAWCALL(SYS_madvise, from, LINK_PAGE, how, 0, 0, 0);
 }
 
 /* Of the first two the kernel tells nobody. The third makes a huge page of all that is there

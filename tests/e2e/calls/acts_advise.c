@@ -363,7 +363,7 @@ static const struct act sequences[] = {
 	{"wipe-keep-evict", "wiped on fork, and not any more", NULL, keep_evicted, NULL, 0, 0,
 		0},
 	{"dontfork-map", "not in the child, which maps there", dontfork_prepare,
-		dontfork_and_map, NULL, 0, 0, 0},
+		dontfork_and_map, NULL, ACT_PARTLY, 0, 0},
 	{"dontfork-late", "a part isn't in the child", NULL, dontfork_late, NULL, ACT_RAW, 0,
 		0},
 	{"populate", "filled after it was discarded", NULL, populated, NULL, ACT_RAW, 0, 0},
