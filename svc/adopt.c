@@ -64,6 +64,27 @@ static bool kept_out(const struct client *c, uint64_t start, uint64_t end)
 	return false;
 }
 
+/* Why nothing is to be registered at all, or NULL. Nobody's word but the program's own. */
+static const char *all_kept_out(const struct client *c)
+{
+	const char *why = NULL;
+
+	for (unsigned i = 0; i < LINK_REQUESTS; i++) {
+		const struct link_request *q = &c->link->request[i];
+		uint32_t state = atomic_load(&q->state);
+		if ((state != LINK_POSTED && state != LINK_DONE) || q->addr != 0 ||
+			q->len < 1ULL << 47)
+			continue;
+		if (q->reason == LINK_FOR_LIMITS)
+			return "lowered its RLIMIT_AS or RLIMIT_DATA below 64 MiB: all was "
+			       "given back, "
+			       "and it is left alone from now on";
+		why = "is inside a call that needs all of its memory back (mlockall, or "
+		      "userfaultfd)";
+	}
+	return why;
+}
+
 static int consider(void *arg, const struct map *m)
 {
 	struct candidates *k = arg;
@@ -192,6 +213,8 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 	memset(ret, 0, sizeof(*ret));
 	if (r == 0)
 		r = maps_process_refusal(c->procdir, task, c->agent_pid, &ret->why);
+	if (r == 0 && !ret->why)
+		ret->why = all_kept_out(c);
 	if (r < 0 || ret->why)
 		/* Another image runs by now. That is no word that this memory is gone. */
 		return r == -ENOENT ? -EAGAIN : r;

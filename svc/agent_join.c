@@ -180,7 +180,7 @@ static int publish(struct agent *a)
 {
 	a->page->bell = (volatile uint8_t *)a->bell;
 	atomic_store(&a->page->link, a->link);
-	for (int i = 0; atomic_load(&a->page->unlinked_calls) > 0; i++) {
+	for (int i = 0; (uint32_t)atomic_load(&a->page->calls) > 0; i++) {
 		/* One that never ends, as when its process was killed in it. */
 		if (i == AGAIN_MAX)
 			return -ETIME;

@@ -9,6 +9,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "policy.h"
+#include "process.h"
 #include "protocol.h"
 #include "restorer.h"
 #include "uffd.h"
@@ -16,7 +17,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,6 +43,7 @@ struct attachment {
 	uint64_t min_age_ms, brief_age_ms;
 	uint64_t brief_key; /* 0: an ancestor had no part in it, or its age doesn't matter */
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
+	int agent_pidfd;    /* owned: that agent's; -1: a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
 };
 
@@ -66,7 +67,8 @@ void attach_free(struct attachment *a)
 		munmap(a->link, sizeof(*a->link));
 	}
 	closer_close(a->socket);
-	const int fds[] = {a->pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read};
+	const int fds[] = {
+		a->pidfd, a->agent_pidfd, a->procdir, a->link_fd, a->doorbell, a->bell_read};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -74,17 +76,6 @@ void attach_free(struct attachment *a)
 }
 
 /* ---- who is it ---- */
-
-static bool process_alive(int pidfd)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-	return poll(&p, 1, 0) == 0;
-}
-
-static bool shares_memory(pid_t a, pid_t b)
-{
-	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
-}
 
 static int open_process(struct attachment *a)
 {
@@ -162,7 +153,7 @@ int attach_accept(struct worker *w, struct attachment **ret)
 		return -ENOMEM;
 	}
 	a->socket = fd;
-	a->pidfd = a->procdir = a->link_fd = a->doorbell = a->bell_read = -1;
+	a->pidfd = a->agent_pidfd = a->procdir = a->link_fd = a->doorbell = a->bell_read = -1;
 	r = identify(a);
 	if (r == 0 && !may_attach(w, a)) {
 		log_debug(
@@ -308,8 +299,15 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 	return r;
 }
 
-/* A forked child's agent connected: it is the program that counts. That both have one memory is
- * the kernel's word, whoever passed whichever pidfd. */
+/* That both have one memory is the kernel's word, whoever passed whichever pidfd. */
+static int check_agent(const struct attachment *a)
+{
+	int r = process_share_memory(a->peer.pid, a->pidfd, a->agent, a->agent_pidfd);
+	/* Another image could run by now, with memory of its own. */
+	return r == 1 ? 0 : -ESRCH;
+}
+
+/* A forked child's agent connected: it is the program that counts. */
 static int identify_forked(struct attachment *a, int pidfd)
 {
 	pid_t pid = join_pid_of(pidfd);
@@ -318,13 +316,13 @@ static int identify_forked(struct attachment *a, int pidfd)
 		closer_close(pidfd);
 		return pid;
 	}
-	close(a->pidfd);
+	a->agent_pidfd = a->pidfd;
 	a->pidfd = pidfd;
 	a->agent = a->peer.pid;
 	a->peer.pid = pid;
 	close(steal_fd(&a->procdir));
 	int r = open_process(a);
-	return r == 0 && !shares_memory(pid, a->agent) ? -ESRCH : r;
+	return r < 0 ? r : check_agent(a);
 }
 
 /* ---- READY ---- */
@@ -386,7 +384,7 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	int r = open_memory(a, &c->mem, &c->pagemap);
 
 	equip(c, a, agent, ready);
-	if (r == 0 && !shares_memory(c->pid, agent))
+	if (r == 0 && process_share_memory(c->pid, c->pidfd, agent, a->agent_pidfd) != 1)
 		r = -ESRCH; /* it execed meanwhile, mostly */
 	if (r == 0)
 		r = uffd_api(uffd);
@@ -486,10 +484,9 @@ static int on_ready_to_join(
 	r = open_memory(a, &mem, &pagemap);
 	if (r < 0)
 		return r;
-	/* Another image could run by now, with memory of its own. */
-	r = shares_memory(a->peer.pid, a->agent)
-		    ? join_find(w, a->peer.uid, pagemap, a->bell_at, &c)
-		    : -ESRCH;
+	r = check_agent(a);
+	if (r == 0)
+		r = join_find(w, a->peer.uid, pagemap, a->bell_at, &c);
 	if (r == 0) {
 		r = join_client(w, a, c, mem, pagemap, ready);
 		client_unref(c);

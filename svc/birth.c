@@ -234,19 +234,27 @@ void birth_pass_on(struct client *child)
 
 /* Have all steps been read? Whoever holds the parent's gate may be between reading one and
  * applying it; so it takes the gate to know. */
-static bool all_steps_known(const struct birth *b)
+static bool all_steps_known(struct birth *b)
 {
 	struct client *parent = b->parent;
+	bool known = atomic_load(&b->steps->closed);
 
-	if (atomic_load(&b->steps->closed))
+	if (known)
 		return true;
 	if (pthread_mutex_trylock(&parent->gate) != 0)
 		return false;
 	settle_calm(parent);
+	known = steps_suffice(b->steps, b->before);
+	if (known && !atomic_load(&b->steps->closed)) {
+		/* It goes on for others. */
+		struct steps *own = steps_copy(b->steps);
+		steps_unref(b->steps);
+		b->steps = own;
+	}
 	pthread_mutex_unlock(&parent->gate);
 	if (atomic_load(&parent->pending))
 		worker_retry_later(parent->worker, parent, 1);
-	return atomic_load(&b->steps->closed);
+	return known;
 }
 
 static int is_registered(void *arg, uint64_t addr)

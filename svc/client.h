@@ -80,6 +80,8 @@ struct client {
 	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
 			      */
 	unsigned window;
+	/* How far the kernel was asked for all that is on record, and as of which event. */
+	uint64_t settled_to, settled_clock;
 	bool starved;	 /* the last answer found no memory within the client's limits */
 	char why[160];	 /* as of the last evict_result */
 	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */

@@ -93,14 +93,16 @@ static int ask(struct client *c, int pagemap, uint64_t bell)
 		return r;
 	if (space_region_at(&c->space, bell))
 		r = -EPERM;
-	else if (!space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+	else if (!space_in_doubt(&c->space)) /* with the fence up, EAGAIN */
 		r = uffd_registered(c->uffd, bell);
 	if (r == 0)
 		r = join_prove(c->uffd, pagemap, bell, 32);
 	else if (r == 1)
 		r = -EPERM;
+	bool doubtful = space_in_doubt(&c->space);
 	pthread_mutex_unlock(&c->gate);
-	if (atomic_load(&c->pending))
+	/* One that has no faults and no events is looked at by nobody else. */
+	if (doubtful || atomic_load(&c->pending))
 		worker_retry_later(c->worker, c, 1);
 	return r;
 }

@@ -93,6 +93,11 @@ enum link_request_op {
 };
 /* FREE -> (shim) CLAIMED -> filled, POSTED -> (service) DONE -> (shim, after its call) FREE.
  * While DONE, the range stays unregistered. */
+/* Why it is asked for; an older shim doesn't say. */
+enum link_reason {
+	LINK_FOR_A_CALL = 0, /* that is under way, and ends */
+	LINK_FOR_LIMITS = 1, /* the program lowered its limits: it is left alone for good */
+};
 enum link_request_state { LINK_FREE, LINK_CLAIMED, LINK_POSTED, LINK_DONE };
 struct link_request {
 	_Atomic uint32_t state;
@@ -100,7 +105,7 @@ struct link_request {
 	uint64_t addr;
 	uint64_t len;
 	int32_t result;
-	uint32_t reserved;
+	uint32_t reason; /* enum link_reason, for people */
 };
 
 struct link {

@@ -1,12 +1,20 @@
 #include "settle.h"
 #include "log.h"
-#include "pager.h"
 #include "points.h"
 #include "uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
+
+enum {
+	/* In one go, with the gate held: some 30 us where each is of a page, and a drain of the
+	 * pager may come back 20 times. The rest is asked when it comes the next time. */
+	ASKS_MAX = 64,
+};
+
+/* What a program can have lies below. */
+#define ADDRESS_END (1ULL << 47)
 
 /* End of the piece, from addr on, that surely has one answer: the mapping's where /proc can be
  * asked, else a page. */
@@ -35,20 +43,20 @@ static void settle_present(struct space *s, uint64_t start, uint64_t end)
 	space_region_add(s, start, end);
 }
 
-static int settle_pieces(struct client *c, int maps, struct region g)
+/* One piece, from addr on. *ret_to: its end. */
+static int settle_piece(
+	struct client *c, int maps, uint64_t addr, uint64_t end, uint64_t *ret_to)
 {
-	while (g.start < g.end) {
-		uint64_t to = piece_end(maps, g.start, g.end);
-		int r = uffd_registered(c->uffd, g.start);
+	uint64_t to = piece_end(maps, addr, end);
+	int r = uffd_registered(c->uffd, addr);
 
-		if (r < 0)
-			return r;
-		if (r == 1)
-			settle_present(&c->space, g.start, to);
-		else
-			space_drop_range(&c->space, g.start, to);
-		g.start = to;
-	}
+	if (r < 0)
+		return r;
+	if (r == 1)
+		settle_present(&c->space, addr, to);
+	else
+		space_drop_range(&c->space, addr, to);
+	*ret_to = to;
 	return 0;
 }
 
@@ -59,9 +67,10 @@ static int open_maps(const struct client *c)
 
 int settle_range(struct client *c, uint64_t start, uint64_t end)
 {
-	int maps = open_maps(c);
-	int r = settle_pieces(c, maps, (struct region){start, end});
+	int maps = open_maps(c), r = 0;
 
+	while (r == 0 && start < end)
+		r = settle_piece(c, maps, start, end, &start);
 	if (maps >= 0)
 		close(maps);
 	return r;
@@ -73,9 +82,77 @@ void settle_calm(struct client *c)
 		space_forget_aside(&c->space);
 }
 
+/* ---- doubt ---- */
+
+/* The first page from addr on that is out, region or not; end when there is none. */
+static uint64_t next_out(const struct space *s, uint64_t addr, uint64_t end)
+{
+	for (size_t at = space_block_index(s, addr >> BLOCK_SHIFT); at < s->block_count; at++) {
+		uint64_t base = s->block[at].number << BLOCK_SHIFT;
+		const struct leaf *leaf = s->block[at].leaf;
+
+		if (base >= end)
+			break;
+		for (unsigned i = base < addr ? (unsigned)((addr - base) / PAGE_SIZE) : 0;
+			leaf->out > 0 && i < BLOCK_PAGES; i++)
+			if (entry_out(leaf->entry[i]))
+				return base + i * PAGE_SIZE < end ? base + i * PAGE_SIZE : end;
+	}
+	return end;
+}
+
+/* The first address from addr on where an answer changes anything: in a region, or where a page
+ * is out. A child that gives terabytes back while it is in doubt has next to nothing there. */
+static uint64_t next_on_record(const struct space *s, uint64_t addr, uint64_t end)
+{
+	size_t low = 0, high = s->region_count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+		if (s->region[mid].end <= addr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (low < s->region_count && s->region[low].start < end)
+		end = s->region[low].start > addr ? s->region[low].start : addr;
+	return next_out(s, addr, end);
+}
+
+/* Asks for what is on record of a range, which becomes what is left of it. *asks: how many
+ * questions there may be. -EAGAIN: not all of it now. */
+static int settle_open(struct client *c, int maps, struct region *g, unsigned *asks)
+{
+	int r = 0;
+
+	while (r == 0 && g->start < g->end) {
+		g->start = next_on_record(&c->space, g->start, g->end);
+		if (g->start == g->end)
+			break;
+		if (*asks == 0)
+			return -EAGAIN;
+		--*asks;
+		r = settle_piece(c, maps, g->start, g->end, &g->start);
+	}
+	return r;
+}
+
+/* More than was noted: all that is on record, and from the start after each event, for none of
+ * them was applied. */
+static int settle_all(struct client *c, int maps, unsigned *asks)
+{
+	struct region all = {c->settled_clock == c->clock ? c->settled_to : 0, ADDRESS_END};
+	int r = settle_open(c, maps, &all, asks);
+
+	c->settled_clock = c->clock;
+	c->settled_to = all.start;
+	return r;
+}
+
 int settle_doubt(struct client *c)
 {
 	struct space *s = &c->space;
+	unsigned asks = ASKS_MAX;
 	int maps, r = 0;
 
 	if (!space_in_doubt(s))
@@ -85,16 +162,14 @@ int settle_doubt(struct client *c)
 	point(POINT_settle);
 	maps = open_maps(c);
 	for (unsigned i = 0; i < s->doubt.open_count && r == 0; i++)
-		r = settle_pieces(c, maps, s->doubt.open[i]);
-	if (s->doubt.lost) {
-		/* More than was noted: all that is on record. */
-		for (size_t i = s->region_count; i-- > 0 && r == 0;)
-			if (i < s->region_count)
-				r = settle_pieces(c, maps, s->region[i]);
-	}
+		r = settle_open(c, maps, &s->doubt.open[i], &asks);
+	if (s->doubt.lost && r == 0)
+		r = settle_all(c, maps, &asks);
 	if (maps >= 0)
 		close(maps);
-	if (r == 0)
+	if (r == 0) {
+		c->settled_to = 0;
 		space_forget_aside(s);
+	}
 	return r;
 }

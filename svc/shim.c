@@ -16,9 +16,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* A ticket of a call that found no link. */
-enum { UNLINKED = -2 };
-
 /* Of pages one by one: 16 GiB with a hole in it. */
 enum { TOUCH_MAX = 4 << 20 };
 
@@ -42,60 +39,62 @@ static int claim_request(struct link *link)
 	return -1;
 }
 
-int shim_give_back(const void *addr, size_t len)
+void shim_give_back(struct shim_call *call, const void *addr, size_t len)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 	size_t size = ((uintptr_t)addr + len - from + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
-	int ticket;
 
-	if (!shim_page || len == 0 || from + size < from)
-		return -1;
-	/* Counted before looking: an agent that comes meanwhile waits for the end of our call.
-	 */
-	atomic_fetch_add(&shim_page->unlinked_calls, 1);
-	struct link *link = shim_page->link;
-	if (!link)
-		return UNLINKED;
-	atomic_fetch_sub(&shim_page->unlinked_calls, 1);
+	*call = (struct shim_call){.begun = false};
+	if (!shim_page || len == 0 || from + size < from || !shim_call_begin(call))
+		return;
+	struct link *link = call->link;
 	if (atomic_load(&link->head.closed))
-		return -1;
+		return;
 	/* No system call on this way, for the program's seccomp filter may forbid any: whoever
 	 * waits for a place rings, and sleeps in the fault. */
-	while ((ticket = claim_request(link)) < 0 && !atomic_load(&link->head.closed))
-		*shim_page->bell = 1;
-	if (ticket < 0)
-		return -1;
-	struct link_request *q = &link->request[ticket];
+	while ((call->ticket = claim_request(link)) < 0 && !atomic_load(&link->head.closed))
+		*call->bell = 1;
+	if (call->ticket < 0)
+		return;
+	struct link_request *q = &link->request[call->ticket];
 	q->op = LINK_GIVE_BACK;
 	q->addr = from;
 	q->len = size;
+	q->reason = LINK_FOR_A_CALL;
 	atomic_store(&q->state, LINK_POSTED);
 	/* The page is write-protected: the store faults, the service is told, and it lets the
 	 * store through when the request is done. It is open for a moment between two requests,
 	 * when another one was just answered. */
 	while (atomic_load(&q->state) == LINK_POSTED && !atomic_load(&link->head.closed)) {
-		*shim_page->bell = 1;
+		*call->bell = 1;
 		rawpause();
 	}
-	return ticket;
 }
 
-void shim_end(int ticket)
+void shim_end(struct shim_call *call)
 {
-	if (ticket == UNLINKED)
-		atomic_fetch_sub(&shim_page->unlinked_calls, 1);
-	else if (ticket >= 0)
-		atomic_store(&shim_page->link->request[ticket].state, LINK_FREE);
+	if (!call->begun)
+		return;
+	if (call->ticket >= 0)
+		atomic_store(&call->link->request[call->ticket].state, LINK_FREE);
+	shim_call_end(call);
+}
+
+void shim_keep(struct shim_call *call)
+{
+	if (call->begun)
+		shim_call_end(call);
 }
 
 /* The call made while the range is out of management. */
 static long call_given_back(const void *addr, size_t len, long nr, long a, long b, long c)
 {
 	int saved = errno;
-	int ticket = shim_give_back(addr, len);
-	long r = RAWCALL(nr, a, b, c, 0, 0, 0);
+	struct shim_call call;
 
-	shim_end(ticket);
+	shim_give_back(&call, addr, len);
+	long r = RAWCALL(nr, a, b, c, 0, 0, 0);
+	shim_end(&call);
 	errno = saved;
 	return shim_result(r);
 }
@@ -103,9 +102,9 @@ static long call_given_back(const void *addr, size_t len, long nr, long a, long 
 _Atomic bool shim_locked_unlinked;
 
 /* For memory that is locked without the service's knowing it stays registered. */
-static void note_lock(int ticket)
+static void note_lock(const struct shim_call *call)
 {
-	if (ticket == UNLINKED)
+	if (shim_page && !call->link)
 		atomic_store(&shim_locked_unlinked, true);
 }
 
@@ -113,11 +112,12 @@ static void note_lock(int ticket)
 static int call_lock(const void *addr, size_t len, long nr, unsigned flags)
 {
 	int saved = errno;
-	int ticket = shim_give_back(addr, len);
+	struct shim_call call;
 
-	note_lock(ticket);
+	shim_give_back(&call, addr, len);
+	note_lock(&call);
 	long r = RAWCALL(nr, addr, len, flags, 0, 0, 0);
-	shim_end(ticket);
+	shim_end(&call);
 	errno = saved;
 	return (int)shim_result(r);
 }
@@ -179,9 +179,10 @@ EXPORT ssize_t process_madvise(
 			range[i].iov_base, range[i].iov_len, advice == MADV_COLLAPSE);
 	}
 	int saved = errno;
-	int ticket = from < to ? shim_give_back((const void *)from, to - from) : -1;
+	struct shim_call call;
+	shim_give_back(&call, (const void *)from, from < to ? to - from : 0);
 	r = RAWCALL(SYS_process_madvise, pidfd, range, count, advice, flags, 0);
-	shim_end(ticket);
+	shim_end(&call);
 	errno = saved;
 	return shim_result(r);
 }
@@ -216,14 +217,15 @@ void shim_unlock_own(void)
 EXPORT int mlockall(int flags)
 {
 	int saved = errno;
-	int ticket = shim_give_back(NULL, SHIM_WHOLE_SPACE);
+	struct shim_call call;
 
-	note_lock(ticket);
+	shim_give_back(&call, NULL, SHIM_WHOLE_SPACE);
+	note_lock(&call);
 	long r = RAWCALL(SYS_mlockall, flags, 0, 0, 0, 0, 0);
 
 	if (r == 0 && (flags & MCL_CURRENT))
 		shim_unlock_own();
-	shim_end(ticket);
+	shim_end(&call);
 	errno = saved;
 	return (int)shim_result(r);
 }
@@ -249,21 +251,39 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(ap, request);
 	void *arg = va_arg(ap, void *);
 	va_end(ap);
-	int ticket = request == UFFDIO_API ? shim_give_back(NULL, SHIM_WHOLE_SPACE) : -1;
+	struct shim_call call = {.begun = false};
+	if (request == UFFDIO_API)
+		shim_give_back(&call, NULL, SHIM_WHOLE_SPACE);
 	int r = call_next_ioctl(fd, request, arg);
-	shim_end(ticket);
+	shim_end(&call);
 	if (r < 0 && errno == EBUSY && request == UFFDIO_REGISTER) {
 		const struct uffdio_range *range = arg;
-		ticket = shim_give_back((const void *)(uintptr_t)range->start, range->len);
+		shim_give_back(&call, (const void *)(uintptr_t)range->start, range->len);
 		r = call_next_ioctl(fd, request, arg);
-		shim_end(ticket);
+		shim_end(&call);
 	}
 	return r;
+}
+
+/* Of signal handlers: nothing that pthread_atfork was told of runs, so its child has no agent.
+ */
+static pid_t (*next_Fork)(void);
+
+EXPORT pid_t _Fork(void);
+EXPORT pid_t _Fork(void)
+{
+	if (!next_Fork)
+		return (pid_t)shim_result(-ENOSYS);
+	pid_t pid = next_Fork();
+	if (pid == 0 && shim_page)
+		shim_calls_start(0);
+	return pid;
 }
 
 /* Runs before the program's own constructors when it is first in LD_PRELOAD. */
 __attribute__((constructor)) static void shim_start(void)
 {
 	next_ioctl = (int (*)(int, unsigned long, void *))dlsym(RTLD_NEXT, "ioctl");
+	next_Fork = (pid_t(*)(void))dlsym(RTLD_NEXT, "_Fork");
 	shim_attach();
 }

@@ -21,9 +21,9 @@ struct shim_page {
 	/* Staging and all that lies around it: one range. */
 	uint8_t *area;
 	size_t area_bytes;
-	pid_t program; /* a vfork child has this page, and another pid */
-	/* Calls that found no link and do without: an agent that comes late waits for them. */
-	_Atomic uint32_t unlinked_calls;
+	pid_t program;		/* a vfork child has this page, and another pid */
+	_Atomic bool left;	/* the limits were lowered (shim_limit.c) */
+	_Atomic uint64_t calls; /* that found no link and do without (shim_call.c) */
 };
 
 /* Set once by the constructor, before the program has threads; read-only afterwards. NULL:
@@ -34,11 +34,27 @@ extern struct shim_page *shim_page;
  * remains: no descriptor, no mapping, no process. errno is kept. */
 void shim_attach(void);
 
+/* A call of the program's that is under way. Zero: none. */
+struct shim_call {
+	struct link *link; /* NULL: it found none */
+	volatile uint8_t *bell;
+	int ticket; /* of link->request; -1: there is nothing to be done */
+	bool begun;
+	uint32_t counted; /* shim_call.c's */
+};
+
 /* Has [addr, addr + len) put back and the mappings it touches unregistered, and keeps them so
- * until shim_end(ticket). Returns a ticket, or -1 when there is nothing to be done, as in a
- * forked child, which has no link. errno is kept. */
-int shim_give_back(const void *addr, size_t len);
-void shim_end(int ticket);
+ * until shim_end. In the same thread, the one that began last ends first. errno is kept. */
+void shim_give_back(struct shim_call *call, const void *addr, size_t len);
+void shim_end(struct shim_call *call);
+/* The same, but that they stay so for good. */
+void shim_keep(struct shim_call *call);
+
+/* False: there is no link. */
+bool shim_call_begin(struct shim_call *call);
+void shim_call_end(struct shim_call *call);
+/* First thing in a new process. Generation: greater than its parent's; 0: it has no agent. */
+void shim_calls_start(uint32_t generation);
 
 /* What is registered is all below it. */
 #define SHIM_WHOLE_SPACE (1UL << 47)

@@ -333,7 +333,8 @@ static struct {
 		   */
 	dev_t device;
 	ino_t inode;
-	bool kept_out; /* children have no agent (larder run --no-inherit) */
+	bool kept_out;	     /* children have no agent (larder run --no-inherit) */
+	uint32_t generation; /* of this process (shim_call.c) */
 } lineage = {.pipe = -1};
 
 static void remember_pipe(int pipe_write)
@@ -364,6 +365,7 @@ static void after_fork(void)
 	int saved = errno, pipe_read, pipe_write;
 	struct area area;
 
+	shim_calls_start(++lineage.generation);
 	close_parents_pipe();
 	if (shim_near_limit() || lineage.kept_out || area_new(&area) < 0)
 		goto out;
@@ -424,7 +426,9 @@ static void take_over(int socket_fd, const int *fds)
 		fill_page(page, &area);
 		page->bell = area.bell;
 		page->link = l;
+		lineage.generation = 1;
 		shim_page = page;
+		shim_calls_start(lineage.generation);
 		prepare_forks(pipe_write);
 		goto out;
 	}

@@ -46,38 +46,54 @@ bool shim_staging_unused(const struct link *link)
 	return true;
 }
 
-/* Once. The ticket is kept for good: while it is, the service registers nothing, and so moves
- * nothing. When anything fails, we stay as large as we are. */
-static void leave(struct link *link)
+static void give_area_up(struct shim_call *call)
 {
-	static _Atomic bool left;
+	struct link *link = call->link;
 	uint8_t *staging = shim_page->staging;
 
-	if (atomic_exchange(&left, true))
+	if (!link || (call->ticket < 0 && !atomic_load(&link->head.closed)))
 		return;
-	int ticket = shim_give_back(NULL, SHIM_WHOLE_SPACE);
-	if (ticket < 0 ? !atomic_load(&link->head.closed) : link->request[ticket].result != 0)
-		return;
+	if (call->ticket >= 0) {
+		if (link->request[call->ticket].result != 0)
+			return;
+		link->request[call->ticket].reason = LINK_FOR_LIMITS;
+	}
 	for (int i = 0; !shim_staging_unused(link); i++) {
 		if (i == ZAP_TRIES)
 			return;
 		RAWCALL(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
+	/* A child that was forked meanwhile has others. */
+	if (shim_page->link != link || !staging)
+		return;
 	shim_page->staging = NULL;
 	RAWCALL(SYS_munmap, staging, sizeof(link->data), 0, 0, 0, 0);
 	RAWCALL(SYS_munmap, link->data, sizeof(link->data), 0, 0, 0, 0);
+}
+
+/* Once. The ticket is kept for good: while it is, the service registers nothing, and so moves
+ * nothing. When anything fails, we stay as large as we are. */
+static void leave(void)
+{
+	struct shim_call call;
+
+	if (atomic_exchange(&shim_page->left, true))
+		return;
+	shim_give_back(&call, NULL, SHIM_WHOLE_SPACE);
+	give_area_up(&call);
+	shim_keep(&call);
 }
 
 static int set_limit(
 	pid_t pid, enum __rlimit_resource kind, const struct rlimit *to, struct rlimit *ret_old)
 {
 	long r = RAWCALL(SYS_prlimit64, pid, kind, to, ret_old, 0, 0);
-	struct link *link = r == 0 && to && shim_page ? shim_page->link : NULL;
+	bool linked = r == 0 && to && shim_page && shim_page->link;
 
 	/* A vfork child sets its own limits while it has our memory. */
-	if (link && is_near(kind, to) && shim_page->program == getpid() &&
+	if (linked && is_near(kind, to) && shim_page->program == getpid() &&
 		(pid == 0 || pid == shim_page->program))
-		leave(link);
+		leave();
 	return (int)shim_result(r);
 }
 

@@ -195,10 +195,11 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	if (r != -EFAULT || !shim_page || old_len == 0)
 		return r;
 	/* Perhaps a part of the range is registered, and nothing else keeps it apart. */
-	int ticket = shim_give_back((const void *)old, old_len);
+	struct shim_call call;
+	shim_give_back(&call, (const void *)old, old_len);
 	shim_touch_in_child((const void *)old, old_len, false);
 	r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
-	shim_end(ticket);
+	shim_end(&call);
 	if (r == -EFAULT && could_be_one(old, whole_pages(old_len)))
 		r = by_copy(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	return r;

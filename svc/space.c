@@ -40,7 +40,8 @@ void space_make_room(void **array, size_t count, size_t *room, size_t element)
 void graveyard_init(struct graveyard *g, struct store *store)
 {
 	pthread_mutex_init(&g->lock, NULL);
-	g->first = NULL;
+	g->first = g->blobs = NULL;
+	g->blob_count = 0;
 	g->store = store;
 	atomic_init(&g->next_id, 1);
 	atomic_init(&g->leaves, 0);
@@ -50,7 +51,11 @@ struct leaf *graveyard_take(struct graveyard *g)
 {
 	pthread_mutex_lock(&g->lock);
 	struct leaf *first = g->first;
-	g->first = NULL;
+	if (g->blobs) {
+		g->blobs->next = first;
+		first = g->blobs;
+	}
+	g->first = g->blobs = NULL;
 	pthread_mutex_unlock(&g->lock);
 	return first;
 }
@@ -71,6 +76,28 @@ struct leaf *leaf_new(struct graveyard *g)
 	leaf->dirty = true;
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
+}
+
+void graveyard_add_blob(struct graveyard *g, blob_t blob)
+{
+	if (blob == BLOB_NONE)
+		return;
+	struct leaf *fresh = leaf_new(g); /* may wait, so not under the lock */
+	pthread_mutex_lock(&g->lock);
+	if (g->blobs && g->blob_count == BLOCK_PAGES) {
+		g->blobs->next = g->first;
+		g->first = g->blobs;
+		g->blobs = NULL;
+	}
+	if (!g->blobs) {
+		g->blobs = fresh;
+		g->blob_count = 0;
+		fresh = NULL;
+	}
+	g->blobs->entry[g->blob_count++] = entry_make(PAGE_ABSENT, blob);
+	pthread_mutex_unlock(&g->lock);
+	if (fresh)
+		leaf_free(g, fresh);
 }
 
 void leaf_unref(struct graveyard *g, struct leaf *leaf)

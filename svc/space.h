@@ -54,6 +54,11 @@ enum {
 	   between two looks at the fence. */
 	ASIDE_MAX = 65536,
 	STEPS_MAX = 16384,
+	/* While other threads go on changing mappings, the fence may not be seen down for long.
+	 * But that a thread is held up between its call's work and its event while so many
+	 * others are read is not to be: what was read so long before FORK had happened, and
+	 * what is read so long after it had not. */
+	STEPS_OVERTAKE = 1024,
 };
 #define BLOCK_SIZE    (1ULL << BLOCK_SHIFT)
 #define ENTRY_SUSPECT (1u << 29)
@@ -138,6 +143,8 @@ struct steps {
 	struct step *step; /* owned */
 };
 void steps_unref(struct steps *s);
+/* As it is now, closed; one reference. */
+struct steps *steps_copy(const struct steps *s);
 
 /* What was dropped by a step (its index), and where it was. */
 struct aside {
@@ -152,6 +159,8 @@ struct batch;
 struct graveyard {
 	pthread_mutex_t lock;
 	struct leaf *first;
+	struct leaf *blobs;	  /* single blobs, as many as fit */
+	unsigned blob_count;	  /* in it */
 	_Atomic uint64_t next_id; /* for new leaves */
 	_Atomic uint64_t leaves;  /* alive, for the overhead */
 	struct store *store;	  /* borrowed */
@@ -172,6 +181,7 @@ struct space {
 	struct aside *aside;
 	size_t aside_count, aside_room;
 	struct steps *steps; /* one reference; NULL: none so far */
+	struct steps *older; /* full, and still to be told of a few; or NULL */
 	bool overtaken;	     /* events were read too early, and wait (sequence.h) */
 	bool unborn; /* a forked child that doesn't know yet where it has what (birth.h) */
 	struct doubt doubt;
@@ -255,11 +265,16 @@ struct midwife {
 	const struct step *early;
 	size_t early_count;
 };
+/* Has all been read that can have happened before the copying? With the parent's gate held. */
+static inline bool steps_suffice(const struct steps *s, size_t before)
+{
+	return atomic_load(&s->closed) || s->count >= before + STEPS_OVERTAKE;
+}
 /* Brings the child's record in line with what its page tables were when they were copied:
- * somewhere among the steps, `before` of which had been applied to the record that it got. All
- * of them have been read. 0: born, then `early` is to be applied; -EAGAIN; -EBADMSG: it can't
- * be told where some pages are, and nothing may be answered (rule 8); what registered() says.
- * Except for 0, nothing was changed. */
+ * somewhere among the steps, `before` of which had been applied to the record that it got.
+ * Nothing is added to them meanwhile. 0: born, then `early` is to be applied; -EAGAIN;
+ * -EBADMSG: it can't be told where some pages are, and nothing may be answered (rule 8); what
+ * registered() says. Except for 0, nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
 /* It never will be: nothing can be told of its pages. */

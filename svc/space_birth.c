@@ -25,9 +25,8 @@ enum {
 	NO = 0,
 	YES = 1,
 	OPEN = 2, /* not known, and doesn't matter: nothing is there any more, if it was */
-	/* Steps that concern what is out, and what is tried with them. */
-	RELEVANT_MAX = 512,
-	TRIES_MAX = 200000,
+	/* How many ways are tried for steps that have to do with each other. */
+	TRIES_MAX = 4000000,
 	PASSES_MAX = 64,
 };
 #define GONE UINT64_MAX
@@ -43,11 +42,24 @@ struct piece_of_space {
 	/* While it is tried which steps had happened: */
 	int now;
 	unsigned missing; /* steps that touch it and had not */
+	bool chosen;	  /* of the group that is looked at */
 	int last;	  /* the last step that touches it, or -1 */
 };
 
+struct undo {
+	struct piece_of_space *piece;
+	int now;
+};
+
+/* Steps that touch the same places, directly or by others, in their order. */
+struct group {
+	unsigned *step;
+	size_t count;
+};
+
 struct view {
-	const struct steps *steps;
+	const struct steps *steps; /* those that can have happened or not */
+	size_t first;		   /* what was dropped by ones before is gone */
 	size_t before;
 	const struct midwife *midwife;
 	struct piece_of_space *piece;
@@ -55,13 +67,14 @@ struct view {
 	bool *part;	/* by step: an UNMAP that is part of the REMAP before it */
 	bool *stays;	/* a REMAP without one: its source stays registered (DONTUNMAP) */
 	bool *happened; /* before the copying */
-	unsigned *relevant;
-	unsigned relevant_count;
 	/* Pages that are out, one for each piece in which some were at first. */
 	uint64_t *sample;
 	size_t sample_count, sample_room;
 	bool *found; /* a first solution */
+	bool any;    /* there is one */
 	unsigned tries;
+	struct undo *undo;
+	size_t undos, undo_room;
 	int result;
 };
 
@@ -125,6 +138,12 @@ static void sort_pieces(struct view *v)
 		if (v->piece[i].start != v->piece[n - 1].start)
 			v->piece[n++] = v->piece[i];
 	v->pieces = n;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+	return x < y ? -1 : x > y;
 }
 
 static size_t piece_at(const struct view *v, uint64_t addr)
@@ -212,7 +231,6 @@ static int view_open(struct view *v)
 	v->stays = zeroed(l->count);
 	v->happened = zeroed(l->count);
 	v->found = zeroed(l->count);
-	v->relevant = zeroed(l->count * sizeof(*v->relevant));
 	match_unmaps(v);
 	cut(v, 0);
 	cut_at(v, l->step, l->count);
@@ -234,7 +252,7 @@ static void view_close(struct view *v)
 	free(v->stays);
 	free(v->happened);
 	free(v->found);
-	free(v->relevant);
+	free(v->undo);
 	free(v->piece);
 	free(v->sample);
 }
@@ -305,14 +323,18 @@ static uint64_t through(const struct step *s, uint64_t addr)
 	return is_remap(s) && covers(s->to, s->len, addr) ? GONE : addr;
 }
 
-/* Where it is in the child, when those steps had happened; GONE. */
-static uint64_t at_last(const struct view *v, const bool *happened, uint64_t addr)
+/* Where it is in the child, when those steps of a group had happened; GONE. NULL: of all. */
+static uint64_t at_last(
+	const struct view *v, const struct group *g, const bool *happened, uint64_t addr)
 {
 	const struct midwife *m = v->midwife;
+	size_t count = g ? g->count : v->steps->count;
 
-	for (size_t i = 0; i < v->steps->count && addr != GONE; i++)
-		if (happened[i] && !v->part[i])
-			addr = through(&v->steps->step[i], addr);
+	for (size_t i = 0; i < count && addr != GONE; i++) {
+		size_t step = g ? g->step[i] : i;
+		if (happened[step] && !v->part[step])
+			addr = through(&v->steps->step[step], addr);
+	}
 	for (size_t i = 0; i < m->line_count && addr != GONE; i++) {
 		/* The unmapping that is part of a move finds nothing: it moved on. */
 		addr = through(&m->line[i], addr);
@@ -365,6 +387,8 @@ static void count_back(struct view *v, struct piece_of_space *p, unsigned step, 
 
 static void set_now(struct view *v, struct piece_of_space *p, unsigned step, bool target)
 {
+	space_make_room((void **)&v->undo, v->undos, &v->undo_room, sizeof(*v->undo));
+	v->undo[v->undos++] = (struct undo){p, p->now};
 	p->now = target || v->stays[step] ? YES : NO;
 }
 
@@ -394,109 +418,93 @@ static bool passes(struct view *v, unsigned step,
 }
 
 /* 0: a first solution, or one that puts every page to the same place. */
-static int solution(struct view *v, bool *any)
+static int solution(struct view *v, const struct group *g)
 {
-	if (!*any) {
-		*any = true;
-		memcpy(v->found, v->happened, v->steps->count);
+	if (!v->any) {
+		v->any = true;
+		for (size_t i = 0; i < g->count; i++)
+			v->found[g->step[i]] = v->happened[g->step[i]];
 		return 0;
 	}
 	for (size_t i = 0; i < v->sample_count; i++) {
-		uint64_t a = at_last(v, v->found, v->sample[i]);
-		uint64_t b = at_last(v, v->happened, v->sample[i]);
-		bool a_gone = a == GONE || !is_there(v, a),
-		     b_gone = b == GONE || !is_there(v, b);
+		if (!v->piece[piece_at(v, v->sample[i])].chosen)
+			continue;
+		uint64_t a = at_last(v, g, v->found, v->sample[i]);
+		uint64_t b = at_last(v, g, v->happened, v->sample[i]);
+		bool a_gone = a == GONE || !is_there(v, a);
+		bool b_gone = b == GONE || !is_there(v, b);
 		if (a_gone != b_gone || (!a_gone && a != b))
 			return -EBADMSG;
 	}
 	return 0;
 }
 
-/* What a step changed, to be put back. */
-struct undo {
-	int *now;
-};
-
-static struct undo remember(struct view *v)
+/* Tries each of the steps from the i-th of a group on as happened and as not. */
+static int try_from(struct view *v, const struct group *g, size_t i)
 {
-	struct undo u = {.now = space_alloc(v->pieces * sizeof(*u.now))};
-
-	for (size_t i = 0; i < v->pieces; i++)
-		u.now[i] = v->piece[i].now;
-	return u;
-}
-
-static void put_back(struct view *v, struct undo *u)
-{
-	for (size_t i = 0; i < v->pieces; i++)
-		v->piece[i].now = u->now[i];
-	free(u->now);
-}
-
-/* Tries each of the steps from the i-th relevant one on as happened and as not. */
-static int try_from(struct view *v, unsigned i, bool *any)
-{
+	size_t undo = v->undos;
+	unsigned step;
 	int r = 0;
 
-	if (i == v->relevant_count)
-		return solution(v, any);
+	if (i == g->count)
+		return solution(v, g);
 	if (++v->tries > TRIES_MAX)
 		return -EBADMSG;
-	unsigned step = v->relevant[i];
+	step = g->step[i];
 	if (passes(v, step, look_missing)) {
-		struct undo u = remember(v);
 		v->happened[step] = true;
 		each_piece_of(v, step, set_now);
 		if (passes(v, step, look_final))
-			r = try_from(v, i + 1, any);
+			r = try_from(v, g, i + 1);
 		v->happened[step] = false;
-		put_back(v, &u);
+		while (v->undos > undo) {
+			v->undos--;
+			v->undo[v->undos].piece->now = v->undo[v->undos].now;
+		}
 	}
 	if (r == 0 && passes(v, step, look_final)) {
 		each_piece_of(v, step, count_missing);
-		r = try_from(v, i + 1, any);
+		r = try_from(v, g, i + 1);
 		each_piece_of(v, step, count_back);
 	}
 	return r;
 }
 
-static void look_marked(struct view *v, struct piece_of_space *p, unsigned step, bool target)
+static void look_chosen(struct view *v, struct piece_of_space *p, unsigned step, bool target)
 {
 	(void)step;
 	(void)target;
-	if (p->now)
+	if (p->chosen)
 		v->result = -1;
 }
 
-static void mark(struct view *v, struct piece_of_space *p, unsigned step, bool target)
+static void choose(struct view *v, struct piece_of_space *p, unsigned step, bool target)
 {
-	(void)v;
 	(void)step;
 	(void)target;
-	p->now = 1;
+	v->result |= !p->chosen;
+	p->chosen = true;
 }
 
-/* Those that touch what is out, or what such a step touches, and so on. */
-static int choose_relevant(struct view *v)
+/* The steps that touch what comes from one place, or what such a step touches, and so on. */
+static void group_of(struct view *v, uint64_t sample, bool *taken, struct group *g)
 {
-	bool *chosen = zeroed(v->steps->count), more = true;
+	bool more = true;
 
-	for (size_t i = 0; i < v->sample_count; i++)
-		v->piece[piece_at(v, v->sample[i])].now = 1;
+	for (size_t i = 0; i < v->pieces; i++)
+		v->piece[i].chosen = false;
+	v->piece[piece_at(v, sample)].chosen = true;
 	while (more) {
 		more = false;
 		for (unsigned i = 0; i < v->steps->count; i++) {
-			if (chosen[i] || v->part[i] || passes(v, i, look_marked))
+			if (taken[i] || v->part[i] || passes(v, i, look_chosen))
 				continue;
-			each_piece_of(v, i, mark);
-			chosen[i] = more = true;
+			each_piece_of(v, i, choose);
+			taken[i] = more = true;
+			g->step[g->count++] = i;
 		}
 	}
-	for (unsigned i = 0; i < v->steps->count; i++)
-		if (chosen[i])
-			v->relevant[v->relevant_count++] = i;
-	free(chosen);
-	return v->relevant_count > RELEVANT_MAX ? -EBADMSG : 0;
+	qsort(g->step, g->count, sizeof(*g->step), by_number);
 }
 
 /* Everywhere that something may have been moved to. */
@@ -513,24 +521,43 @@ static int ask_about(struct view *v, const struct step *s)
 	return r;
 }
 
+static int solve_group(struct view *v, const struct group *g)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < g->count && r == 0; i++) {
+		each_piece_of(v, g->step[i], note_last);
+		r = ask_about(v, &v->steps->step[g->step[i]]);
+	}
+	for (size_t i = 0; i < v->pieces; i++)
+		v->piece[i].now = v->piece[i].first;
+	v->any = false;
+	v->tries = 0;
+	if (r == 0)
+		r = try_from(v, g, 0);
+	return r == 0 && !v->any ? -EBADMSG : r;
+}
+
+/* Blocks that have nothing to do with each other are looked at one by one: together they would
+ * have as many solutions as all of theirs multiplied. */
 static int find_happened(struct view *v)
 {
 	const struct midwife *m = v->midwife;
-	bool any = false;
-	int r = choose_relevant(v);
+	bool *taken = zeroed(v->steps->count);
+	struct group g = {.step = zeroed(v->steps->count * sizeof(*g.step))};
+	int r = 0;
 
-	for (unsigned i = 0; i < v->relevant_count && r == 0; i++) {
-		each_piece_of(v, v->relevant[i], note_last);
-		r = ask_about(v, &v->steps->step[v->relevant[i]]);
-	}
 	for (size_t i = 0; i < m->line_count && r == 0; i++)
 		r = ask_about(v, &m->line[i]);
-	for (size_t i = 0; i < v->pieces; i++)
-		v->piece[i].now = v->piece[i].first;
-	if (r == 0)
-		r = try_from(v, 0, &any);
-	if (r == 0 && !any)
-		r = -EBADMSG;
+	for (size_t i = 0; i < v->sample_count && r == 0; i++) {
+		g.count = 0;
+		group_of(v, v->sample[i], taken, &g);
+		/* None: in one of the groups before, or nothing happened to it. */
+		if (g.count > 0)
+			r = solve_group(v, &g);
+	}
+	free(g.step);
+	free(taken);
 	return r;
 }
 
@@ -583,7 +610,9 @@ static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 	int r = 0;
 
 	for (size_t i = 0; i < s->aside_count && r == 0; i++)
-		r = what(v, plan, s->aside[i].leaf, s->aside[i].number, s->aside[i].step, true);
+		if (s->aside[i].step >= v->first)
+			r = what(v, plan, s->aside[i].leaf, s->aside[i].number,
+				s->aside[i].step - v->first, true);
 	for (size_t i = 0; i < s->block_count && r == 0; i++) {
 		uint64_t start = s->block[i].number << BLOCK_SHIFT, end = start + BLOCK_SIZE;
 		if (s->block[i].leaf->out > 0 &&
@@ -599,12 +628,17 @@ static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
+	size_t last = SIZE_MAX;
+
 	(void)plan;
 	(void)aside;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
-		if (!entry_out(leaf->entry[i]))
+		size_t piece = piece_at(v, addr);
+		/* All of a piece came from one. */
+		if (!entry_out(leaf->entry[i]) || piece == last)
 			continue;
+		last = piece;
 		addr = at_first(v, addr, at);
 		struct piece_of_space *p = &v->piece[piece_at(v, addr)];
 		if (p->matters)
@@ -623,14 +657,23 @@ static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, ui
 static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
+	size_t last = SIZE_MAX;
+	uint64_t to = GONE, before = 0;
+
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
-		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE, to;
+		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
+		size_t piece = piece_at(v, addr);
 
 		if (!entry_out(leaf->entry[i]))
 			continue;
-		to = at_last(v, v->found, at_first(v, addr, at));
+		if (piece != last)
+			to = at_last(v, NULL, v->found, at_first(v, addr, at));
+		else if (to != GONE)
+			to += addr - before;
 		if (to != GONE && !is_there(v, to))
 			to = GONE; /* unmapped by the child itself since */
+		last = piece;
+		before = addr;
 		if (aside ? to != GONE : to != addr)
 			plan_page(plan, leaf, number, i, to, aside);
 	}
@@ -751,13 +794,18 @@ void space_bear_none(struct space *child)
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m)
 {
-	struct view v = {.steps = steps, .before = before, .midwife = m};
+	size_t first = before > STEPS_OVERTAKE ? before - STEPS_OVERTAKE : 0;
+	size_t end = before + STEPS_OVERTAKE;
+	const struct steps some = {.step = steps->step + first,
+		.count = (end < steps->count ? end : steps->count) - first};
+	struct view v = {
+		.steps = &some, .first = first, .before = before - first, .midwife = m};
 	struct plan plan = {.count = 0};
 	int r = 0;
 
 	if (steps->lost && (child->out_pages > 0 || child->aside_count > 0))
 		return -EBADMSG;
-	if (steps->count > 0 || m->line_count > 0) {
+	if (some.count > 0 || m->line_count > 0) {
 		r = view_open(&v);
 		if (r == 0)
 			r = each_leaf(&v, child, NULL, take_samples);

@@ -87,16 +87,30 @@ void space_remove(struct space *s, uint64_t start, uint64_t end)
 
 /* ---- aside ---- */
 
+void steps_unref(struct steps *s)
+{
+	if (!s || atomic_fetch_sub(&s->refs, 1) > 1)
+		return;
+	free(s->step);
+	free(s);
+}
+
+static void close_steps(struct steps **steps)
+{
+	if (!*steps)
+		return;
+	atomic_store(&(*steps)->closed, true);
+	steps_unref(*steps);
+	*steps = NULL;
+}
+
 void space_drop_aside(struct space *s)
 {
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_unref(s->graveyard, s->aside[i].leaf);
 	s->aside_count = 0;
-	if (!s->steps)
-		return;
-	atomic_store(&s->steps->closed, true);
-	steps_unref(s->steps);
-	s->steps = NULL;
+	close_steps(&s->steps);
+	close_steps(&s->older);
 }
 
 void space_forget_aside(struct space *s)
@@ -151,24 +165,62 @@ static struct steps *open_steps(struct space *s)
 	return s->steps;
 }
 
-static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
+static void append(struct steps *l, struct step step)
 {
-	struct steps *l = open_steps(s);
-
-	if (l->count == STEPS_MAX) {
-		l->lost = true;
-		return;
-	}
 	space_make_room((void **)&l->step, l->count, &l->room, sizeof(*l->step));
-	l->step[l->count++] = (struct step){from, to, len};
+	l->step[l->count++] = step;
 }
 
-void steps_unref(struct steps *s)
+struct steps *steps_copy(const struct steps *s)
 {
-	if (!s || atomic_fetch_sub(&s->refs, 1) > 1)
+	struct steps *copy = space_alloc(sizeof(*copy));
+
+	memset(copy, 0, sizeof(*copy));
+	atomic_init(&copy->refs, 1);
+	atomic_init(&copy->closed, true);
+	copy->lost = s->lost;
+	for (size_t i = 0; i < s->count; i++)
+		append(copy, s->step[i]);
+	return copy;
+}
+
+/* A list that is full: children that have it are told of what can concern them, later ones get
+ * one that begins with what can concern those. */
+static void renew_steps(struct space *s)
+{
+	const struct steps *full = s->steps;
+	size_t gone = full->count - STEPS_OVERTAKE, kept = 0;
+
+	close_steps(&s->older);
+	s->older = s->steps;
+	s->steps = NULL;
+	open_steps(s)->lost = full->lost;
+	for (size_t i = gone; i < full->count; i++)
+		append(s->steps, full->step[i]);
+	for (size_t i = 0; i < s->aside_count; i++) {
+		struct aside a = s->aside[i];
+		if (a.step < gone) {
+			leaf_unref(s->graveyard, a.leaf);
+			continue;
+		}
+		a.step -= gone;
+		s->aside[kept++] = a;
+	}
+	s->aside_count = kept;
+}
+
+static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
+{
+	const struct step step = {from, to, len};
+
+	if (open_steps(s)->count == STEPS_MAX)
+		renew_steps(s);
+	append(s->steps, step);
+	if (!s->older)
 		return;
-	free(s->step);
-	free(s);
+	append(s->older, step);
+	if (s->older->count == STEPS_MAX + STEPS_OVERTAKE)
+		close_steps(&s->older);
 }
 
 /* ---- unmap ---- */
@@ -200,17 +252,6 @@ static void drop_pages(struct space *s, uint64_t start, uint64_t end, bool keep)
 	while (at < s->block_count && s->block[at].number <= last_block(end))
 		if (!drop_piece(s, at, piece_of(s->block[at].number, start, end), keep))
 			at++;
-}
-
-/* Two blobs want the one place of an entry: the one that nobody needs goes to the grave with a
- * leaf of its own. */
-static void bury_blob(struct space *s, blob_t blob)
-{
-	if (blob == BLOB_NONE)
-		return;
-	struct leaf *grave = leaf_new(s->graveyard);
-	grave->entry[0] = entry_make(PAGE_ABSENT, blob);
-	leaf_unref(s->graveyard, grave);
 }
 
 /* ---- doubt ---- */
@@ -271,48 +312,78 @@ void space_drop_range(struct space *s, uint64_t start, uint64_t end)
 
 /* ---- remap ---- */
 
+/* Takes the reference to the blob. */
+static void place_entry(struct space *s, uint64_t addr, uint32_t e)
+{
+	uint64_t number = addr >> BLOCK_SHIFT;
+	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
+	struct leaf *leaf = space_leaf(s, number);
+
+	/* Two blobs want the one place of an entry. */
+	graveyard_add_blob(s->graveyard, entry_blob(leaf->entry[page]));
+	space_set(s, number, leaf, page, e);
+}
+
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to)
 {
 	for (unsigned i = p.from; i < p.to; i++, to += PAGE_SIZE) {
 		uint32_t e = leaf->entry[i];
-		if ((e & ~ENTRY_VALUE) == 0)
+		if (!entry_out(e))
 			continue;
-		uint64_t number = to >> BLOCK_SHIFT;
-		unsigned page = (unsigned)(to / PAGE_SIZE % BLOCK_PAGES);
-		struct leaf *target = space_leaf(s, number);
-
-		bury_blob(s, entry_blob(target->entry[page]));
 		if (entry_state(e) == PAGE_STORED)
 			store_ref(s->graveyard->store, entry_value(e));
-		else if (entry_state(e) != PAGE_HELD)
-			e &= ~ENTRY_VALUE;
-		space_set(s, number, target, page, e);
+		place_entry(s, to, e);
 	}
+}
+
+/* What moves, taken out of its block; entries of others are 0. */
+struct cargo {
+	uint64_t base; /* address of the first entry */
+	uint32_t entry[BLOCK_PAGES];
+};
+
+/* A reference to a blob moves along: the old row, which names it too, is rewritten before any
+ * blob is let go of. What nobody needs any more stays behind. */
+static void load(struct space *s, struct piece p, struct cargo *c)
+{
+	struct leaf *leaf = space_leaf(s, p.number);
+
+	memset(c, 0, sizeof(*c));
+	c->base = p.number << BLOCK_SHIFT;
+	for (unsigned i = p.from; i < p.to; i++) {
+		uint32_t e = leaf->entry[i];
+		c->entry[i] = entry_out(e) ? e : e & ~ENTRY_VALUE;
+		space_set(s, p.number, leaf, i,
+			entry_make(PAGE_ABSENT, entry_out(e) ? BLOB_NONE : entry_value(e)));
+	}
+}
+
+static size_t load_all(struct space *s, uint64_t from, uint64_t end, struct cargo **ret)
+{
+	size_t first = space_block_index(s, from >> BLOCK_SHIFT), count = 0;
+	size_t blocks = space_block_index(s, last_block(end) + 1) - first;
+
+	*ret = space_alloc((blocks + 1) * sizeof(**ret));
+	for (size_t i = first; i < first + blocks; i++)
+		load(s, piece_of(s->block[i].number, from, end), &(*ret)[count++]);
+	return count;
 }
 
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 {
 	struct doubt *d = &s->doubt;
-	size_t count = 0;
-	uint64_t first = from >> BLOCK_SHIFT, last = last_block(from + len);
-	struct block *taken = space_alloc((size_t)(last - first + 1) * sizeof(*taken));
+	struct cargo *cargo;
 
 	add_step(s, from, to, len);
 	/* All out before any goes in: the two ranges may share a block. */
-	for (size_t at = space_block_index(s, first);
-		at < s->block_count && s->block[at].number <= last; at++) {
-		atomic_fetch_add(&s->block[at].leaf->refs, 1);
-		taken[count++] = s->block[at];
-	}
-	drop_pages(s, from, from + len, false);
+	size_t count = load_all(s, from, from + len, &cargo);
 	drop_pages(s, to, to + len, true); /* nothing, unless its UNMAP is still to be read */
-	for (size_t i = 0; i < count; i++) {
-		struct piece p = piece_of(taken[i].number, from, from + len);
-		uint64_t base = (p.number << BLOCK_SHIFT) + p.from * PAGE_SIZE;
-		space_place_piece(s, taken[i].leaf, p, to + (base - from));
-		leaf_unref(s->graveyard, taken[i].leaf);
-	}
-	free(taken);
+	for (size_t i = 0; i < count; i++)
+		for (unsigned page = 0; page < BLOCK_PAGES; page++)
+			if (cargo[i].entry[page])
+				place_entry(s, cargo[i].base + page * PAGE_SIZE - from + to,
+					cargo[i].entry[page]);
+	free(cargo);
 	note(d, (struct region){to, to + len}, d->target, &d->target_count, d->unmapped,
 		d->unmapped_count);
 	if (space_region_overlaps(s, from, from + len))

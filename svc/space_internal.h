@@ -10,6 +10,8 @@ void *space_alloc(size_t size); /* never NULL: waits. free() */
 void space_make_room(void **array, size_t count, size_t *room, size_t element);
 
 struct leaf *leaf_new(struct graveyard *g);
+/* Takes the reference. */
+void graveyard_add_blob(struct graveyard *g, blob_t blob);
 void leaf_unref(struct graveyard *g, struct leaf *leaf);
 /* Own copy: one more reference for each stored blob; unneeded blobs stay with the original. */
 struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from);
@@ -23,7 +25,7 @@ struct piece {
 	uint64_t number;
 	unsigned from, to; /* pages [from, to) */
 };
-/* Entries of one source leaf, taken out of the space, to their new place. */
+/* What is out in a part of a leaf goes to `to`, with a reference of its own to each blob. */
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
 void space_drop_aside(struct space *s);
 

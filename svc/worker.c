@@ -10,6 +10,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "policy.h"
+#include "process.h"
 #include "readers.h"
 #include "release.h"
 #include "restorer.h"
@@ -183,7 +184,7 @@ static void end_if_execed(struct client *c)
 {
 	pid_t task;
 
-	if (syscall(SYS_kcmp, c->pid, c->agent_pid, KCMP_VM, 0, 0) > 0 &&
+	if (process_share_memory(c->pid, c->pidfd, c->agent_pid, -1) == 0 &&
 		/* A leader that has exited has no memory; its threads go on. */
 		maps_memory_task(c->procdir, c->agent_pid, &task) == -ENOENT)
 		order_exit(c->link, c->doorbell);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -114,6 +115,16 @@ static void out_of_order(void)
 	expect_end(h.socket, "a second HELLO is taken");
 }
 
+/* After READY: who asks by the link must hear that nobody will answer. */
+static void expect_refused(const struct hostile *h, const char *what)
+{
+	expect_end(h->socket, what);
+	if (!atomic_load(&h->link->head.closed)) {
+		errno = 0;
+		die("the link of one that was turned away isn't closed");
+	}
+}
+
 static void descriptors(void)
 {
 	const struct message_hello hello = {
@@ -126,7 +137,7 @@ static void descriptors(void)
 		for (size_t k = 0; k < FDS_MAX; k++)
 			fds[k] = h.uffd;
 		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, fds, counts[i]);
-		expect_end(h.socket, "a wrong number of descriptors is taken");
+		expect_refused(&h, "a wrong number of descriptors is taken");
 		int fd = dial();
 		say(fd, &hello, sizeof(hello), fds, counts[i] ? counts[i] : 1);
 		expect_end(fd, "HELLO with descriptors is taken");
@@ -151,7 +162,7 @@ static void not_uffd(void)
 		struct hostile h = introduce();
 		int fd = i < WELCOME_FDS ? h.fds[i] : files[i - WELCOME_FDS];
 		say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
-		expect_end(h.socket, "what is no userfaultfd is taken");
+		expect_refused(&h, "what is no userfaultfd is taken");
 		forget(&h);
 	}
 }
@@ -185,9 +196,73 @@ static void foreign_uffd(void)
 	memcpy(&fd, CMSG_DATA(&control.head), sizeof(fd));
 	say_ready(&h, (uintptr_t)h.staging, (uintptr_t)h.bell, &fd, 1);
 	/* Whether it was taken shows before the child's end would end it. */
-	expect_end(h.socket, "a userfaultfd of another process is taken");
+	expect_refused(&h, "a userfaultfd of another process is taken");
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
+}
+
+/* HELLO for a child, ourselves, by whoever connected. */
+static void say_hello_forked(int fd)
+{
+	const struct message_hello hello = {
+		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO},
+		.flags = HELLO_FORKED};
+	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	say(fd, &hello, sizeof(hello), &pidfd, 1);
+	close(pidfd);
+}
+
+/* Connects, and ends; its connection and its number are left. */
+static int number_connects(void *ret_fd)
+{
+	struct message_welcome welcome;
+	int fds[WELCOME_FDS], next;
+
+	*(int *)ret_fd = dial();
+	/* They are accepted one after the other. */
+	next = dial();
+	say_hello(next);
+	return hear(next, &welcome, sizeof(welcome), fds, WELCOME_FDS) ? 0 : 1;
+}
+
+static _Atomic bool number_taken;
+
+/* A process of that number which has our memory, and our stack: we don't go on before its end.
+ */
+static void *take_number(void *number)
+{
+	const struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK,
+		.set_tid = (uintptr_t)number,
+		.set_tid_size = 1};
+
+	if (syscall(SYS_clone3, &args, sizeof(args)) != 0)
+		die("clone3 with a number"); /* perhaps somebody was quicker */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	atomic_store(&number_taken, true);
+	for (;;)
+		pause();
+}
+
+/* An agent that ended, and whose number somebody got who does share our memory. */
+static void borrowed_number(void)
+{
+	uint8_t *stack = (uint8_t *)map(BLOCK) + BLOCK;
+	struct message_welcome welcome;
+	int fds[WELCOME_FDS], fd = -1, status = 0;
+	pthread_t thread;
+	pid_t number = clone(number_connects, stack, CLONE_VM | CLONE_FILES | SIGCHLD, &fd);
+
+	if (number < 0 || waitpid(number, &status, 0) != number || status != 0)
+		die("no connection");
+	if (pthread_create(&thread, NULL, take_number, &number) != 0)
+		die("pthread_create");
+	while (!atomic_load(&number_taken))
+		sched_yield();
+	say_hello_forked(fd);
+	if (hear(fd, &welcome, sizeof(welcome), fds, WELCOME_FDS))
+		die("an agent that has ended is welcome");
+	_exit(0);
 }
 
 static void addresses(void)
@@ -207,7 +282,7 @@ static void addresses(void)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct hostile h = introduce();
 		say_ready(&h, bad[i].staging, bad[i].bell, &h.uffd, 1);
-		expect_end(h.socket, "a bad address is taken");
+		expect_refused(&h, "a bad address is taken");
 		forget(&h);
 	}
 }
@@ -328,13 +403,10 @@ static void *discard_slowly(void *area)
  * from there: it is the agent itself, and answers nothing. False: it wasn't looked after. */
 static bool join(uint8_t *prey)
 {
-	struct message_hello hello = {.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_HELLO},
-		.flags = HELLO_FORKED};
 	struct message_welcome welcome;
 	struct hostile h = {.socket = dial()};
-	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 
-	say(h.socket, &hello, sizeof(hello), &pidfd, 1);
+	say_hello_forked(h.socket);
 	if (!hear(h.socket, &welcome, sizeof(welcome), h.fds, WELCOME_FDS))
 		die("no WELCOME for a child");
 	if (welcome.bell_page == 0)
@@ -562,11 +634,11 @@ static const struct mode {
 	void (*run)(void);
 } modes[] = {{"garbage", garbage}, {"wrong_head", wrong_head}, {"out_of_order", out_of_order},
 	{"descriptors", descriptors}, {"not_uffd", not_uffd}, {"foreign_uffd", foreign_uffd},
-	{"addresses", addresses}, {"sealed", sealed}, {"silent", silent}, {"many", many},
-	{"lingering", lingering}, {"blocking", blocking}, {"full_doorbell", full_doorbell},
-	{"forked_blocking", forked_blocking}, {"deaf", deaf}, {"liar", liar},
-	{"scribbler", scribbler}, {"demanding", demanding}, {"restless", restless},
-	{"die_connected", die_connected}, {"die_hello", die_hello},
+	{"borrowed_number", borrowed_number}, {"addresses", addresses}, {"sealed", sealed},
+	{"silent", silent}, {"many", many}, {"lingering", lingering}, {"blocking", blocking},
+	{"full_doorbell", full_doorbell}, {"forked_blocking", forked_blocking}, {"deaf", deaf},
+	{"liar", liar}, {"scribbler", scribbler}, {"demanding", demanding},
+	{"restless", restless}, {"die_connected", die_connected}, {"die_hello", die_hello},
 	{"die_welcomed", die_welcomed}, {"die_ready", die_ready}, {"die_ordered", die_ordered}};
 
 int main(int argc, char **argv)

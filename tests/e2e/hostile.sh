@@ -85,7 +85,10 @@ as_before() {
 
 hostile_pid=''
 hostile_start() {
-	as_nobody "$work/bin/hostile" "$1" "$seed" >"$work/hostile.out" 2>&1 </dev/null &
+	(
+		[ "$1" != borrowed_number ] || exec "$work/bin/hostile" "$1" "$seed" # root chooses numbers
+		as_nobody "$work/bin/hostile" "$1" "$seed"
+	) >"$work/hostile.out" 2>&1 </dev/null &
 	hostile_pid=$!
 	started+=("$hostile_pid")
 }
@@ -175,7 +178,7 @@ forked() {
 	case_end
 }
 
-cases=(garbage wrong_head out_of_order descriptors not_uffd foreign_uffd addresses sealed
+cases=(garbage wrong_head out_of_order descriptors not_uffd foreign_uffd borrowed_number addresses sealed
 	die_connected die_hello die_welcomed die_ready die_ordered
 	deaf liar scribbler silent many lingering demanding restless blocking full_doorbell
 	forked_blocking)

@@ -40,6 +40,10 @@ same_as_bare() {
 real=$LARDER_RUNTIME_DIR
 export LARDER_RUNTIME_DIR=$work/nothing
 same_as_bare 'no service'
+# There is nothing to hurry for.
+install -m 755 "$build/tests/e2e/without" "$work/bin"
+(as_nobody "$work/bin/without" slice "$work/bin/larder" run -- sh -c 'exit 7') && code=0 || code=$?
+[ "$code" -eq 7 ] || fail "without a service, it changes how it is scheduled ($code)"
 
 LARDER_RUNTIME_DIR=$work/closed
 install -d -m 700 "$LARDER_RUNTIME_DIR"

@@ -1,5 +1,7 @@
 /* without move|api CMD ARG...: CMD on a kernel that refuses a userfaultfd call as an older one
- * would: UFFDIO_MOVE, or UFFDIO_API with the features that come with it. Needs root. */
+ * would: UFFDIO_MOVE, or UFFDIO_API with the features that come with it. Needs root.
+ *
+ * without slice CMD ARG...: CMD is killed when it changes how it is scheduled. */
 #include "kernel.h"
 
 #include <errno.h>
@@ -26,14 +28,31 @@ static int refuse_ioctl(unsigned request)
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
+static int kill_for(unsigned call)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -1;
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 3) {
-		fputs("usage: without move|api CMD ARG...\n", stderr);
+		fputs("usage: without move|api|slice CMD ARG...\n", stderr);
 		return 2;
 	}
-	unsigned request = strcmp(argv[1], "move") == 0 ? UFFDIO_MOVE : UFFDIO_API;
-	if (refuse_ioctl(request) < 0) {
+	int r = strcmp(argv[1], "slice") == 0  ? kill_for(SYS_sched_setattr)
+		: strcmp(argv[1], "move") == 0 ? refuse_ioctl(UFFDIO_MOVE)
+					       : refuse_ioctl(UFFDIO_API);
+	if (r < 0) {
 		perror("seccomp");
 		return 1;
 	}

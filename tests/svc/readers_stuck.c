@@ -36,11 +36,13 @@ int pager_init(struct pager *p, struct worker *w)
 
 void pager_leave_thread(struct pager *p)
 {
-	(void)p;
+	p->has_alarm = false;
 }
 
+/* No thread that used it is left: each has taken its alarm along. */
 void pager_done(struct pager *p)
 {
+	assert_false(p->has_alarm);
 	p->worker = NULL;
 }
 
@@ -52,6 +54,7 @@ void pager_service(struct pager *p, struct client *c)
 	uint64_t count;
 
 	assert_non_null(p->worker);
+	p->has_alarm = true;
 	if (read(c->uffd, &count, sizeof(count)) < 0)
 		return;
 	if (at->blocks)

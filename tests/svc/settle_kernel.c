@@ -1,8 +1,8 @@
 /* What goes on record is what the kernel says is registered, on real mappings of this process.
  */
-#include "pager.h"
 #include "settle.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +14,12 @@
 
 #include <cmocka.h>
 
-enum { PAGES = 8 };
+enum {
+	PAGES = 8,
+	MANY = 10000,
+	/* With the gate held: nobody waits for more answers than these. */
+	FEW = 100,
+};
 
 struct area {
 	struct graveyard graveyard;
@@ -23,22 +28,22 @@ struct area {
 	uint64_t start;
 };
 
-/* The store counts nothing here, and nothing is put back. */
+/* The store counts nothing here. */
 void store_ref(struct store *s, blob_t b)
 {
 	(void)s;
 	(void)b;
 }
 
-int pager_restore(
-	struct pager *p, struct client *c, uint64_t addr, unsigned pages, unsigned *ret_pages)
+static unsigned asked;
+
+int __wrap_uffd_registered(int fd, uint64_t addr);
+int __real_uffd_registered(int fd, uint64_t addr);
+
+int __wrap_uffd_registered(int fd, uint64_t addr)
 {
-	(void)p;
-	(void)c;
-	(void)addr;
-	(void)pages;
-	*ret_pages = 0;
-	return 0;
+	asked++;
+	return __real_uffd_registered(fd, addr);
 }
 
 static int setup(void **state)
@@ -73,7 +78,8 @@ static int teardown(void **state)
 		leaf_free(&a->graveyard, l);
 	}
 	close(a->client.uffd);
-	close(a->client.procdir);
+	if (a->client.procdir >= 0)
+		close(a->client.procdir);
 	free(a);
 	return 0;
 }
@@ -180,6 +186,134 @@ static void what_was_discarded_off_the_record_is_suspect(void **state)
 	space_check(s);
 }
 
+/* ---- one whose /proc isn't at hand, a forked child without an agent: page by page ---- */
+
+static void hide_proc(struct area *a)
+{
+	close(a->client.procdir);
+	a->client.procdir = -1;
+	asked = 0;
+}
+
+static void doubt(struct space *s, uint64_t start, uint64_t end)
+{
+	s->doubt.open[s->doubt.open_count++] = (struct region){start, end};
+}
+
+static void put_out(struct space *s, uint64_t addr)
+{
+	uint64_t number = addr >> BLOCK_SHIFT;
+
+	space_set(s, number, space_leaf(s, number), (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES),
+		entry_make(PAGE_STORED, 77));
+}
+
+/* It gave terabytes back, and had next to nothing there. */
+static void nothing_is_asked_where_nothing_is_on_record(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	uint64_t lonely = a->start - 1000 * BLOCK_SIZE; /* a page out, and no mapping */
+
+	hide_proc(a);
+	assert_int_equal(uffd_register(a->client.uffd, a->start, 2 * PAGE_SIZE,
+				 UFFDIO_REGISTER_MODE_MISSING),
+		0);
+	space_region_add(s, a->start, page(a, 4));
+	put_out(s, page(a, 1));
+	put_out(s, page(a, 3));
+	put_out(s, lonely);
+	doubt(s, 0, 1ULL << 46);
+	doubt(s, 1ULL << 46, 1ULL << 47);
+	assert_int_equal(settle_doubt(&a->client), 0);
+	assert_false(space_in_doubt(s));
+	assert_int_equal(asked, 5);
+	assert_int_equal(s->out_pages, 1);
+	assert_int_equal(entry_state(space_entry(s, page(a, 1))), PAGE_STORED);
+	assert_non_null(space_region_at(s, page(a, 1)));
+	assert_null(space_region_at(s, page(a, 2)));
+	space_check(s);
+}
+
+/* More than can be asked in one go: the rest stays in doubt, and comes next. */
+static void the_rest_is_asked_later(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	uint64_t from = a->start - 64 * BLOCK_SIZE;
+	unsigned rounds = 1;
+
+	hide_proc(a);
+	assert_int_equal(register_all(a), 0);
+	space_region_add(s, from, from + MANY * PAGE_SIZE);
+	space_region_add(s, a->start, page(a, PAGES));
+	put_out(s, from + (MANY - 1) * PAGE_SIZE);
+	doubt(s, from, page(a, PAGES));
+	while (settle_doubt(&a->client) == -EAGAIN) {
+		assert_true(space_in_doubt(s));
+		assert_int_equal(s->out_pages, 1);
+		assert_true(asked <= FEW * rounds);
+		assert_true(++rounds < MANY);
+	}
+	assert_false(space_in_doubt(s));
+	assert_true(rounds > MANY / FEW);
+	assert_int_equal(asked, MANY + PAGES);
+	assert_int_equal(s->out_pages, 0);
+	assert_int_equal(s->region_count, 1);
+	assert_non_null(space_region_at(s, page(a, PAGES - 1)));
+	space_check(s);
+}
+
+/* The same when more was lost than noted, and what is asked stays: it comes to an end. */
+static void all_that_is_registered_is_asked_once(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	unsigned rounds = 0;
+	void *many = mmap(NULL, MANY * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t start = (uintptr_t)many;
+
+	hide_proc(a);
+	assert_int_equal(uffd_register(a->client.uffd, start, MANY * PAGE_SIZE,
+				 UFFDIO_REGISTER_MODE_MISSING),
+		0);
+	space_region_add(s, start, start + MANY * PAGE_SIZE);
+	s->doubt.lost = true;
+	while (settle_doubt(&a->client) == -EAGAIN)
+		assert_true(++rounds < MANY);
+	assert_int_equal(asked, MANY);
+	assert_false(space_in_doubt(s));
+	assert_non_null(space_region_at(s, start + (MANY - 1) * PAGE_SIZE));
+	uffd_unregister(a->client.uffd, start, MANY * PAGE_SIZE);
+	munmap(many, MANY * PAGE_SIZE);
+}
+
+/* More events than could be noted, and a further one, which wasn't either: what was asked
+ * before is asked once more. */
+static void an_event_that_was_not_noted_begins_anew(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+	uint64_t from = a->start + BLOCK_SIZE;
+	unsigned rounds = 0;
+
+	hide_proc(a);
+	assert_int_equal(register_all(a), 0);
+	space_region_add(s, a->start, page(a, PAGES));
+	space_region_add(s, from, from + MANY * PAGE_SIZE);
+	s->doubt.lost = true;
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(settle_doubt(&a->client), -EAGAIN);
+	assert_non_null(space_region_at(s, a->start));
+	assert_int_equal(uffd_unregister(a->client.uffd, a->start, PAGES * PAGE_SIZE), 0);
+	a->client.clock++;
+	while (settle_doubt(&a->client) == -EAGAIN)
+		assert_true(++rounds < MANY);
+	assert_false(space_in_doubt(s));
+	assert_int_equal(s->region_count, 0);
+}
+
 int main(void)
 {
 	if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
@@ -193,6 +327,10 @@ int main(void)
 		T(a_doubtful_unmap_of_what_is_registered_drops_nothing),
 		T(a_doubtful_unmap_of_what_is_gone_stands),
 		T(what_was_discarded_off_the_record_is_suspect),
+		T(nothing_is_asked_where_nothing_is_on_record),
+		T(the_rest_is_asked_later),
+		T(all_that_is_registered_is_asked_once),
+		T(an_event_that_was_not_noted_begins_anew),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
