@@ -4,6 +4,7 @@
 #include "log.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "points.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -27,6 +28,7 @@ struct candidates {
 	size_t thread_count;
 	struct map *map;
 	size_t count, room;
+	uint64_t given_before; /* of the client, when we began to look */
 	struct adopt_result *result;
 };
 
@@ -35,7 +37,21 @@ static bool holds_thread(const struct candidates *k, const struct map *m)
 	return maps_holds_thread(m, k->thread, k->thread_count);
 }
 
-/* The program is inside a call that must not meet a registration (rules 7, 12). */
+/* The program has made such a call since we looked, and the mapping may be another by now:
+ * locked, or wiped on fork. */
+static bool changed_since(const struct client *c, uint64_t before, uint64_t start, uint64_t end)
+{
+	if (c->given_count - before > GIVEN_MAX)
+		return true;
+	for (uint64_t i = before; i < c->given_count; i++) {
+		const struct region *g = &c->given[i % GIVEN_MAX];
+		if (g->start < end && start < g->end)
+			return true;
+	}
+	return false;
+}
+
+/* Gate held. The program is inside a call that must not meet a registration (rules 7, 12). */
 static bool kept_out(const struct client *c, uint64_t start, uint64_t end)
 {
 	for (unsigned i = 0; i < LINK_REQUESTS; i++) {
@@ -142,15 +158,16 @@ static int check_known(struct client *c, uint64_t start, uint64_t end)
 	return r < 0 ? r : known && known->end >= end;
 }
 
-static int adopt_one(
-	struct pager *p, struct client *c, const struct map *m, struct adopt_result *res)
+static int adopt_one(struct pager *p, struct client *c, const struct map *m, uint64_t before,
+	struct adopt_result *res)
 {
 	int r;
 
 	gate_lock(c);
 	r = pager_drain(p, c);
 	if (r == 0)
-		r = space_in_doubt(&c->space) || kept_out(c, m->start, m->end)
+		r = space_in_doubt(&c->space) || kept_out(c, m->start, m->end) ||
+				    changed_since(c, before, m->start, m->end)
 			    ? 1
 			    : check_known(c, m->start, m->end);
 	if (r == 0)
@@ -231,13 +248,17 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 	if (r < 0 || ret->why)
 		/* Another image runs by now. That is no word that this memory is gone. */
 		return r == -ENOENT ? -EAGAIN : r;
+	gate_lock(c);
+	k.given_before = c->given_count;
+	gate_unlock(p, c);
 	r = ask_known(p, c);
 	k.thread = malloc(MAPS_THREADS_MAX * sizeof(*k.thread));
 	if (r == 0)
 		r = k.thread ? look(c, task, &k) : -ENOMEM;
+	point(POINT_adopt);
 	for (size_t i = 0; i < k.count && r == 0; i++)
 		if (k.map[i].refusal == MAPS_OK)
-			r = adopt_one(p, c, &k.map[i], ret);
+			r = adopt_one(p, c, &k.map[i], k.given_before, ret);
 	if (r == 0)
 		r = maps_thread_addresses(
 			c->procdir, k.thread, MAPS_THREADS_MAX, &k.thread_count);

@@ -8,11 +8,13 @@
 #include "uffd.h"
 #include "worker.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
 	/* A thread of the child whose event was read goes on within that time, mostly. */
@@ -20,6 +22,7 @@ enum {
 	/* No program makes so many calls while a thread of its parent is waited for, unless it
 	 * means to. */
 	EARLY_MAX = 65536,
+	GROWN_MAX = 16,
 };
 
 struct list {
@@ -31,6 +34,10 @@ struct birth {
 	struct client *parent; /* owned: one reference */
 	struct steps *steps;   /* owned: one reference */
 	size_t before;	       /* so many had been read */
+	/* Where the parent's mappings had grown in place, of which no event tells: registered,
+	 * not on record. */
+	struct region grown[GROWN_MAX];
+	unsigned grown_count;
 	struct list line; /* calls of ancestors that were never born, between steps and child */
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
@@ -87,6 +94,101 @@ static void publish(struct client *parent, struct client *child)
 	worker_publish_client(parent->worker, child);
 }
 
+/* ---- growth ---- */
+
+/* What of a registered mapping isn't on record. */
+static void note_gaps(struct birth *b, const struct space *s, uint64_t start, uint64_t end)
+{
+	while (start < end && b->grown_count < GROWN_MAX) {
+		const struct region *g = space_region_at(s, start);
+		uint64_t to = end;
+
+		if (g) {
+			start = g->end;
+			continue;
+		}
+		for (size_t i = 0; i < s->region_count; i++)
+			if (s->region[i].start > start && s->region[i].start < to)
+				to = s->region[i].start;
+		b->grown[b->grown_count++] = (struct region){start, to};
+		start = to;
+	}
+}
+
+/* The mapping at addr or the next one; a mapping is registered whole or not at all, so this one
+ * is when a part is on record. Returns where to go on. */
+static uint64_t note_growth_at(struct birth *b, const struct space *s, int maps, uint64_t addr)
+{
+	struct procmap_query q = {.size = sizeof(q),
+		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+		.query_addr = addr};
+
+	if (ioctl(maps, PROCMAP_QUERY, &q) < 0)
+		return UINT64_MAX; /* nothing is mapped from here on */
+	if (q.vma_start <= addr && space_region_overlaps(s, q.vma_start, q.vma_end))
+		note_gaps(b, s, q.vma_start, q.vma_end);
+	return q.vma_start > addr ? q.vma_start : q.vma_end;
+}
+
+/* Only where something was unmapped or moved away just now does it matter. */
+static void note_growth(struct birth *b, const struct client *parent)
+{
+	const struct space *s = &parent->space;
+	int maps = b->before == 0 || parent->procdir < 0
+			   ? -1
+			   : openat(parent->procdir, "maps", O_RDONLY | O_CLOEXEC);
+
+	if (maps < 0)
+		return;
+	for (size_t i = 0; i < b->before; i++) {
+		uint64_t end = b->steps->step[i].from + b->steps->step[i].len;
+		for (uint64_t at = b->steps->step[i].from; at < end;) {
+			const struct region *g = space_region_at(s, at);
+			at = g ? g->end : note_growth_at(b, s, maps, at);
+		}
+	}
+	close(maps);
+}
+
+/* Is what the child has there a mapping that had grown there when it was forked, in the place
+ * of one that was gone by then? */
+static bool grown_over(const struct birth *b, uint64_t addr)
+{
+	bool grown = false, gone = false;
+
+	for (unsigned i = 0; i < b->grown_count; i++)
+		grown |= b->grown[i].start <= addr && addr < b->grown[i].end;
+	for (size_t i = 0; grown && i < b->steps->count; i++) {
+		const struct step *t = &b->steps->step[i];
+		if (t->to < STEP_REMOVE && addr >= t->to && addr - t->to < t->len)
+			return false;
+		gone |= i < b->before && addr >= t->from && addr - t->from < t->len;
+	}
+	return grown && gone;
+}
+
+/* ---- fork ---- */
+
+/* A program with one thread: what was read before its FORK had happened, and nothing else had.
+ * (But for a thread that made a call after the page tables were copied, was told of its event
+ * and ended, all before the forking thread raised FORK: see STEPS_OVERTAKE.) */
+static bool has_one_thread(const struct client *c)
+{
+	int fd = c->procdir < 0
+			 ? -1
+			 : openat(c->procdir, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	unsigned threads = 0;
+
+	if (!dir && fd >= 0)
+		close(fd);
+	for (struct dirent *e; dir && threads < 2 && (e = readdir(dir));)
+		threads += e->d_name[0] != '.';
+	if (dir)
+		closedir(dir);
+	return threads == 1;
+}
+
 void birth_fork(struct client *parent, int ufd)
 {
 	struct client *child = new_child(parent, ufd);
@@ -96,6 +198,12 @@ void birth_fork(struct client *parent, int ufd)
 	b->before = b->steps->count;
 	client_ref(parent);
 	b->parent = parent;
+	if (has_one_thread(parent)) {
+		birth_free(child);
+		space_bear_none(&child->space);
+	} else {
+		note_growth(b, parent);
+	}
 	publish(parent, child);
 }
 
@@ -124,6 +232,8 @@ static void fork_unborn(struct client *child, int ufd, const struct list *since)
 	b->steps = child->birth->steps;
 	atomic_fetch_add(&b->steps->refs, 1);
 	b->before = child->birth->before;
+	memcpy(b->grown, child->birth->grown, sizeof(b->grown));
+	b->grown_count = child->birth->grown_count;
 	b->parent = child->birth->parent;
 	client_ref(b->parent);
 	list_add_list(&b->line, &child->birth->line);
@@ -176,7 +286,9 @@ static bool all_steps_known(struct birth *b)
 static int is_registered(void *arg, uint64_t addr)
 {
 	const struct client *child = arg;
-	return uffd_registered(child->uffd, addr);
+	int r = uffd_registered(child->uffd, addr);
+
+	return r == 1 && grown_over(child->birth, addr) ? 0 : r;
 }
 
 static int try_to_bear(struct client *child)

@@ -73,12 +73,6 @@ void client_unref(struct client *c)
 	free(c);
 }
 
-bool client_agent_alive(const struct client *c)
-{
-	struct pollfd p = {.fd = c->agent_pidfd, .events = POLLIN};
-	return c->agent_pidfd >= 0 && poll(&p, 1, 0) == 0;
-}
-
 void client_mark_gone(struct client *c)
 {
 	if (atomic_exchange(&c->state, CLIENT_GONE) != CLIENT_GONE)

@@ -14,13 +14,14 @@
 
 #include "control.h"
 #include "link.h"
+#include "process.h"
 #include "space.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
-enum { DEFERRED_MAX = 64 };
+enum { DEFERRED_MAX = 64, GIVEN_MAX = 64 };
 
 struct fault {
 	uint64_t addr;	  /* page aligned */
@@ -88,6 +89,9 @@ struct client {
 	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */
 	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
+	/* The latest that was given back as the shim asked; given_count % GIVEN_MAX is next. */
+	struct region given[GIVEN_MAX];
+	uint64_t given_count;
 
 	blob_t *unneeded; /* owned; blobs to be let go of once the rows that name them are gone
 			   */
@@ -121,7 +125,10 @@ static inline enum client_state client_state(const struct client *c)
 void client_unneeded(struct client *c, blob_t blob);
 
 /* False when it has none, or its agent has ended. Stopped or frozen is alive. */
-bool client_agent_alive(const struct client *c);
+static inline bool client_agent_alive(const struct client *c)
+{
+	return c->agent_pidfd >= 0 && process_alive(c->agent_pidfd);
+}
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
 void client_mark_gone(struct client *c);

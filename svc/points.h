@@ -28,8 +28,9 @@
 	X(commit, "rows are committed, nothing is published")                                  \
 	X(zap, "pages are STORED, staging is not zapped yet")                                  \
 	X(fork, "a FORK was read, the child has no pages on record yet")                       \
+	X(settle, "the kernel is about to be asked what an address is")                        \
 	X(birth, "a forked child is about to be asked where it has its pages")                 \
-	X(settle, "the kernel is about to be asked what an address is")
+	X(adopt, "a program's mappings were read, none is registered yet")
 
 enum point {
 #define X(name, help) POINT_##name,

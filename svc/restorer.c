@@ -43,6 +43,14 @@ static void rest(long ns)
 
 /* ---- the shim's bell ---- */
 
+/* Whoever has read of these mappings before can't know what the program does to them now. */
+static void note_given(struct restorer *r, struct client *c, uint64_t start, uint64_t end)
+{
+	gate_lock(c);
+	c->given[c->given_count++ % GIVEN_MAX] = (struct region){start, end};
+	gate_unlock(&r->pager, c);
+}
+
 /* One request of a program; what it says is not trusted beyond its own address space. False:
  * not done in this slice, it stays posted. */
 static bool answer_request(struct restorer *r, struct client *c, struct link_request *q)
@@ -55,6 +63,7 @@ static bool answer_request(struct restorer *r, struct client *c, struct link_req
 		result = give_back(&r->pager, c, addr, addr + len, SLICE_MS);
 	if (result == -EAGAIN)
 		return false;
+	note_given(r, c, addr, addr + len);
 	q->result = result;
 	atomic_store(&q->state, LINK_DONE);
 	return true;

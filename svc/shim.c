@@ -13,7 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+/* Of pages one by one: 16 GiB with a hole in it. */
+enum { TOUCH_MAX = 4 << 20 };
 
 long shim_result(long r)
 {
@@ -95,33 +99,102 @@ static long call_given_back(const void *addr, size_t len, long nr, long a, long 
 	return shim_result(r);
 }
 
+_Atomic bool shim_locked_unlinked;
+
+/* For memory that is locked without the service's knowing it stays registered. */
+static void note_lock(const struct shim_call *call)
+{
+	if (shim_page && !call->link)
+		atomic_store(&shim_locked_unlinked, true);
+}
+
+/* The call made while the range is out of management, and stays so for it is locked. */
+static int call_lock(const void *addr, size_t len, long nr, unsigned flags)
+{
+	int saved = errno;
+	struct shim_call call;
+
+	shim_give_back(&call, addr, len);
+	note_lock(&call);
+	long r = RAWCALL(nr, addr, len, flags, 0, 0, 0);
+	shim_end(&call);
+	errno = saved;
+	return (int)shim_result(r);
+}
+
 /* Not before mlock: that brings the pages back itself, and may be allowed where madvise isn't.
  */
-void shim_touch_in_child(const void *addr, size_t len)
+void shim_touch_in_child(const void *addr, size_t len, bool fill)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 
-	if (shim_page && !shim_page->link)
-		RAWCALL(SYS_madvise, from, (uintptr_t)addr + len - from, MADV_POPULATE_READ, 0,
-			0, 0);
+	uintptr_t to = (uintptr_t)addr + len;
+	int how = fill ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+
+	if (!shim_page || shim_page->link)
+		return;
+	if (RAWCALL(SYS_madvise, from, to - from, how, 0, 0, 0) != -ENOMEM)
+		return;
+	/* It stops at a hole, and the program's own call won't. */
+	for (size_t i = 0; i < TOUCH_MAX && from < to; i++, from += LINK_PAGE)
+		RAWCALL(SYS_madvise, from, LINK_PAGE, how, 0, 0, 0);
+}
+
+/* Of the first two the kernel tells nobody. The third makes a huge page of all that is there
+ * and of holes, but of none where a userfaultfd waits for somebody to touch it. */
+static bool is_watched(int advice)
+{
+	return advice == MADV_GUARD_INSTALL || advice == MADV_WIPEONFORK ||
+	       advice == MADV_COLLAPSE;
 }
 
 EXPORT int madvise(void *addr, size_t len, int advice)
 {
-	if (advice != MADV_GUARD_INSTALL && advice != MADV_WIPEONFORK)
+	if (!is_watched(advice))
 		return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
-	shim_touch_in_child(addr, len);
+	shim_touch_in_child(addr, len, advice == MADV_COLLAPSE);
 	return (int)call_given_back(addr, len, SYS_madvise, (long)addr, (long)len, advice);
+}
+
+/* The same for several ranges, perhaps of another process, for which we do nothing: to ask
+ * whose the descriptor is takes calls that a filter may forbid, and what is given back for
+ * nothing can be taken again. All that lies between the ranges is given back with them. */
+EXPORT ssize_t process_madvise(
+	int pidfd, const struct iovec *range, size_t count, int advice, unsigned flags)
+{
+	uintptr_t from = UINTPTR_MAX, to = 0;
+
+	if (!shim_page || !is_watched(advice))
+		return shim_result(
+			RAWCALL(SYS_process_madvise, pidfd, range, count, advice, flags, 0));
+	/* Is the list itself readable, and as the kernel wants it? That is checked first. */
+	long r = RAWCALL(SYS_process_madvise, -1, range, count, advice, flags, 0);
+	if (r != -EBADF)
+		return shim_result(r);
+	for (size_t i = 0; i < count; i++) {
+		uintptr_t start = (uintptr_t)range[i].iov_base;
+		from = start < from ? start : from;
+		to = start + range[i].iov_len > to ? start + range[i].iov_len : to;
+		shim_touch_in_child(
+			range[i].iov_base, range[i].iov_len, advice == MADV_COLLAPSE);
+	}
+	int saved = errno;
+	struct shim_call call;
+	shim_give_back(&call, (const void *)from, from < to ? to - from : 0);
+	r = RAWCALL(SYS_process_madvise, pidfd, range, count, advice, flags, 0);
+	shim_end(&call);
+	errno = saved;
+	return shim_result(r);
 }
 
 EXPORT int mlock(const void *addr, size_t len)
 {
-	return (int)call_given_back(addr, len, SYS_mlock, (long)addr, (long)len, 0);
+	return call_lock(addr, len, SYS_mlock, 0);
 }
 
 EXPORT int mlock2(const void *addr, size_t len, unsigned flags)
 {
-	return (int)call_given_back(addr, len, SYS_mlock2, (long)addr, (long)len, flags);
+	return call_lock(addr, len, SYS_mlock2, flags);
 }
 
 void shim_unlock_own(void)
@@ -147,6 +220,7 @@ EXPORT int mlockall(int flags)
 	struct shim_call call;
 
 	shim_give_back(&call, NULL, SHIM_WHOLE_SPACE);
+	note_lock(&call);
 	long r = RAWCALL(SYS_mlockall, flags, 0, 0, 0, 0, 0);
 
 	if (r == 0 && (flags & MCL_CURRENT))

@@ -65,8 +65,12 @@ bool shim_near_limit(void);
 /* No page is on its way out. It stays so while all is given back. */
 bool shim_staging_unused(const struct link *link);
 
-/* In a forked child, brings the pages back by touching them; elsewhere nothing. */
-void shim_touch_in_child(const void *addr, size_t len);
+/* In a forked child without a link, brings the pages back by touching them, and with `fill` has
+ * none missing; elsewhere nothing. */
+void shim_touch_in_child(const void *addr, size_t len, bool fill);
+
+/* Memory of this process was locked when it had no link: it may be registered still. */
+extern _Atomic bool shim_locked_unlinked;
 
 /* After the program locked all of its memory, and what was ours with it. Everything of the
  * program's was given back, and stays so meanwhile. */

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 
@@ -138,12 +139,58 @@ static bool may_move_several(
 	       (old | to) % LINK_PAGE == 0 && apart >= whole_pages(old_len);
 }
 
+/* Growth that moves, as a move and growth in place. For the kernel fills what grows of locked
+ * memory before it lets the event of its move be read: where that is registered, the fault
+ * waits for the event and the event for the fault, for ever. */
+static long in_two_steps(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
+{
+	bool fixed = flags & MREMAP_FIXED;
+
+	if (!fixed) {
+		long r = RAWCALL(SYS_mremap, old, old_len, new_len, 0, 0, 0);
+		if (r != -ENOMEM || !(flags & MREMAP_MAYMOVE))
+			return r;
+	}
+	long at = RAWCALL(SYS_mmap, fixed ? to : 0, new_len, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (fixed ? MAP_FIXED : 0), -1, 0);
+	if (failed(at))
+		return at;
+	long r = RAWCALL(
+		SYS_mremap, old, old_len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, at, 0);
+	if (failed(r)) {
+		RAWCALL(SYS_munmap, at, new_len, 0, 0, 0, 0);
+		return r;
+	}
+	RAWCALL(SYS_munmap, (uintptr_t)at + old_len, new_len - old_len, 0, 0, 0, 0);
+	r = RAWCALL(SYS_mremap, at, old_len, new_len, 0, 0, 0);
+	/* Beyond a limit. What lay in the target is gone, as when the kernel finds it late. */
+	if (failed(r))
+		RAWCALL(SYS_mremap, at, old_len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, old,
+			0);
+	return r;
+}
+
+/* Of what the kernel takes, as far as it isn't told before anything is moved. */
+static bool may_grow_locked(
+	uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
+{
+	if (!atomic_load(&shim_locked_unlinked) || old_len == 0 || new_len <= old_len ||
+		old % LINK_PAGE || flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED))
+		return false;
+	return !(flags & MREMAP_FIXED) || (flags & MREMAP_MAYMOVE && to % LINK_PAGE == 0 &&
+						  (to >= old + old_len || old >= to + new_len));
+}
+
 static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
 {
-	long r = 1;
+	/* What is moved and stays registered where it was can't be told from what wasn't moved,
+	 * in a child that another thread forks just then: so it is unregistered before. */
+	long r = shim_page && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
 
-	if (shim_page && may_move_several(old, old_len, new_len, flags, to))
+	if (r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to))
 		r = by_mapping(old, whole_pages(old_len), flags, to);
+	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
+		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	if (r == 1)
 		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	/* A length of 0 is a second view of a shared mapping: none of ours. */
@@ -152,7 +199,7 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	/* Perhaps a part of the range is registered, and nothing else keeps it apart. */
 	struct shim_call call;
 	shim_give_back(&call, (const void *)old, old_len);
-	shim_touch_in_child((const void *)old, old_len);
+	shim_touch_in_child((const void *)old, old_len, false);
 	r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	shim_end(&call);
 	if (r == -EFAULT && could_be_one(old, whole_pages(old_len)))

@@ -277,7 +277,7 @@ static inline bool steps_suffice(const struct steps *s, size_t before)
  * registered() says. Except for 0, nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
-/* It never will be: nothing can be told of its pages. */
+/* It is as its record says, or nobody can tell: no more questions. */
 void space_bear_none(struct space *child);
 
 /* Clears all suspicion in a block: no thread can be inside a discard any more. */
