@@ -72,28 +72,55 @@ static bool failed(long r)
 	return r < 0 && r > -4096;
 }
 
-/* Moves each mapping of the range to the same place in the target. 1: there is only one, or
- * /proc can't be read; nothing was done. */
+/* Moves each mapping from `at` on to the same place in the target; gaps stay gaps. */
+static long move_each(int maps, uintptr_t at, uintptr_t end, int flags, uintptr_t to)
+{
+	struct procmap_query q;
+	long r = (long)to;
+
+	while (at < end && maps_find(maps, at, true, &q) && q.vma_start < end) {
+		uintptr_t from = q.vma_start > at ? (uintptr_t)q.vma_start : at;
+		uintptr_t until = q.vma_end < end ? (uintptr_t)q.vma_end : end;
+		r = RAWCALL(SYS_mremap, from, until - from, until - from, flags,
+			to + (from - at), 0);
+		if (failed(r))
+			return r;
+		to += until - at;
+		at = until;
+	}
+	return r;
+}
+
+/* 1: there is only one, or /proc can't be read; nothing was done. */
 static long by_mapping(uintptr_t old, size_t len, int flags, uintptr_t to)
 {
 	int maps = maps_open();
 	struct procmap_query q;
-	uintptr_t at = old;
 	long r = 1;
 
-	if (!maps_find(maps, old, false, &q) || q.vma_end >= old + len) {
-		maps_close(maps);
-		return r;
+	if (maps_find(maps, old, false, &q) && q.vma_end < old + len) {
+		r = move_each(maps, old, old + len, flags, to);
+		r = failed(r) ? r : (long)to;
 	}
-	do {
-		uintptr_t end = q.vma_end < old + len ? (uintptr_t)q.vma_end : old + len;
-		r = RAWCALL(SYS_mremap, at, end - at, end - at, flags, to + (at - old), 0);
-		if (failed(r) || end == old + len || !maps_find(maps, end, true, &q))
-			break;
-		at = q.vma_start > end ? (uintptr_t)q.vma_start : end; /* gaps stay gaps */
-	} while (at < old + len);
 	maps_close(maps);
-	return failed(r) ? r : (long)to;
+	return r;
+}
+
+/* A part was registered just then, by itself: what lay before it has moved when the kernel
+ * refuses, so the rest goes after it. Called with the range given back. 1: nothing has moved.
+ */
+static long the_rest(uintptr_t old, size_t len, int flags, uintptr_t to)
+{
+	int maps = maps_open();
+	struct procmap_query q;
+	long r = 1;
+
+	if (maps >= 0 && !maps_find(maps, old, false, &q) && maps_find(maps, to, false, &q)) {
+		r = move_each(maps, old, old + len, flags, to);
+		r = failed(r) ? r : (long)to;
+	}
+	maps_close(maps);
+	return r;
 }
 
 static bool is_zero(const uint64_t *page)
@@ -187,7 +214,10 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	 * in a child that another thread forks just then: so it is unregistered before. */
 	long r = shim_page && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
 
-	if (r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to))
+	bool several =
+		r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to);
+
+	if (several)
 		r = by_mapping(old, whole_pages(old_len), flags, to);
 	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
 		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
@@ -200,7 +230,9 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	struct shim_call call;
 	shim_give_back(&call, (const void *)old, old_len);
 	shim_touch_in_child((const void *)old, old_len, false);
-	r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
+	r = several ? the_rest(old, whole_pages(old_len), flags, to) : 1;
+	if (r == 1)
+		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	shim_end(&call);
 	if (r == -EFAULT && could_be_one(old, whole_pages(old_len)))
 		r = by_copy(old, whole_pages(old_len), whole_pages(new_len), flags, to);

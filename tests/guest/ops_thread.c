@@ -108,8 +108,6 @@ static _Noreturn void be_child_beside_move(struct worker *w, const struct mover 
 			fail_call(w, a, "reading half of a moved area, in a child", 0);
 		a->at = here ? m->to : source;
 		page_check(w, a, i);
-		if (here)
-			page_check_gone(w, a, i, source + i * PAGE);
 	}
 	end_child(w);
 }
