@@ -1,10 +1,13 @@
 #include "give_back.h"
 #include "pager.h"
+#include "settle.h"
 #include "uffd.h"
 #include "worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
 	SLICE_MS = 100,
@@ -136,10 +139,68 @@ static bool first_region(struct client *c, uint64_t start, uint64_t end, struct 
 	return false;
 }
 
+/* A mapping that has grown in place is registered beyond what is on record, and no event tells.
+ * Left so, the program's mapping would be two. Of mappings of which something is on record: not
+ * our own, which are registered as well. */
+static int note_growth_at(struct client *c, int maps, uint64_t addr)
+{
+	struct procmap_query q = {.size = sizeof(q), .query_addr = addr};
+
+	if (ioctl(maps, PROCMAP_QUERY, &q) < 0 ||
+		!space_region_overlaps(&c->space, q.vma_start, q.vma_end))
+		return 0;
+	return settle_range(c, q.vma_start, q.vma_end);
+}
+
+static int note_all_growth(struct client *c, int maps, uint64_t start, uint64_t end)
+{
+	const struct space *s = &c->space;
+	int r = note_growth_at(c, maps, start);
+
+	for (size_t i = 0; i < s->region_count && r == 0; i++) {
+		struct region g = s->region[i];
+		if (g.start >= end || g.end <= start)
+			continue;
+		r = note_growth_at(c, maps, g.end - PAGE_SIZE);
+		/* It may be longer now, or in pieces: they are looked at in their turn. */
+	}
+	return r;
+}
+
+static int note_growth(
+	struct pager *p, struct client *c, uint64_t start, uint64_t end, uint64_t until_ms)
+{
+	int maps = c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
+	int r = maps < 0 ? 0 : -EAGAIN;
+
+	while (r == -EAGAIN) {
+		gate_lock(c);
+		r = client_state(c) == CLIENT_GONE ? -ESRCH : pager_drain(p, c);
+		if (r == 0)
+			r = uffd_fence_up(c->uffd) || space_in_doubt(&c->space)
+				    ? -EAGAIN
+				    : note_all_growth(c, maps, start, end);
+		gate_unlock(p, c);
+		if (r != -EAGAIN || worker_now_ms() >= until_ms)
+			break;
+		rest(50000);
+	}
+	if (maps >= 0)
+		close(maps);
+	return r;
+}
+
 int give_back(
 	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms)
 {
 	uint64_t until_ms = worker_now_ms() + slice_ms;
+	int grown = note_growth(p, c, start, end, until_ms);
+
+	if (grown < 0) {
+		if (grown == -ESRCH)
+			client_mark_gone(c);
+		return grown;
+	}
 
 	for (;;) {
 		struct region g;
