@@ -208,8 +208,9 @@ static int choose_policy(
 		snprintf(a->policy, sizeof(a->policy), "%s", p->name);
 		a->min_age_ms = p->min_age_ms;
 		a->brief_age_ms = p->brief_age_ms;
-		if (a->brief_age_ms > 0 && hello->flags == HELLO_INHERITED)
-			a->brief_key = brief_key(a->exe, a->policy, a->peer.uid);
+		if (a->brief_age_ms > 0 &&
+			(hello->flags & (HELLO_INHERITED | HELLO_FORKED)) == HELLO_INHERITED)
+			a->brief_key = hint_key(a->exe, hello->policy, a->peer.uid);
 	}
 	pthread_mutex_unlock(&w->config_lock);
 	return r;
@@ -278,7 +279,9 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 		return -EBADMSG;
 	read_exe(a);
 	r = choose_policy(w, a, hello);
-	if (r == 0 && a->brief_key && brief_leave(&w->brief, a->brief_key, worker_now_ms()))
+	if (r == 0 && a->brief_key &&
+		brief_leave(
+			&w->brief, a->brief_key, hello->flags & HELLO_SAMPLED, worker_now_ms()))
 		r = -EPERM;
 	if (r == 0 && is_one_too_many(w, a))
 		r = -EUSERS;

@@ -23,6 +23,7 @@ enum {
 	 * means to. */
 	EARLY_MAX = 65536,
 	GROWN_MAX = 16,
+	GROWTH_LOOKS_MAX = 256,
 };
 
 struct list {
@@ -34,6 +35,7 @@ struct birth {
 	struct client *parent; /* owned: one reference */
 	struct steps *steps;   /* owned: one reference */
 	size_t before;	       /* so many had been read */
+	size_t events_before;  /* and so many events of any kind */
 	/* Where the parent's mappings had grown in place, of which no event tells: registered,
 	 * not on record. */
 	struct region grown[GROWN_MAX];
@@ -140,9 +142,12 @@ static void note_growth(struct birth *b, const struct client *parent)
 
 	if (maps < 0)
 		return;
-	for (size_t i = 0; i < b->before; i++) {
+	unsigned looks = 0;
+	size_t first = b->before > STEPS_OVERTAKE ? b->before - STEPS_OVERTAKE : 0;
+	for (size_t i = first; i < b->before && looks < GROWTH_LOOKS_MAX; i++) {
 		uint64_t end = b->steps->step[i].from + b->steps->step[i].len;
-		for (uint64_t at = b->steps->step[i].from; at < end;) {
+		for (uint64_t at = b->steps->step[i].from; at < end && looks < GROWTH_LOOKS_MAX;
+			looks++) {
 			const struct region *g = space_region_at(s, at);
 			at = g ? g->end : note_growth_at(b, s, maps, at);
 		}
@@ -196,11 +201,13 @@ void birth_fork(struct client *parent, int ufd)
 
 	b->steps = space_fork(&parent->space, &child->space);
 	b->before = b->steps->count;
+	b->events_before = b->steps->events;
 	client_ref(parent);
 	b->parent = parent;
 	if (has_one_thread(parent)) {
 		birth_free(child);
 		space_bear_none(&child->space);
+		space_inherit_doubt(&parent->space, &child->space);
 	} else {
 		note_growth(b, parent);
 	}
@@ -232,6 +239,7 @@ static void fork_unborn(struct client *child, int ufd, const struct list *since)
 	b->steps = child->birth->steps;
 	atomic_fetch_add(&b->steps->refs, 1);
 	b->before = child->birth->before;
+	b->events_before = child->birth->events_before;
 	memcpy(b->grown, child->birth->grown, sizeof(b->grown));
 	b->grown_count = child->birth->grown_count;
 	b->parent = child->birth->parent;
@@ -270,7 +278,7 @@ static bool all_steps_known(struct birth *b)
 	if (pthread_mutex_trylock(&parent->gate) != 0)
 		return false;
 	settle_calm(parent);
-	known = steps_suffice(b->steps, b->before);
+	known = steps_suffice(b->steps, b->events_before);
 	if (known && !atomic_load(&b->steps->closed)) {
 		/* It goes on for others. */
 		struct steps *own = steps_copy(b->steps);

@@ -1,20 +1,5 @@
 #include "brief.h"
 
-/* FNV-1a. Whoever makes two executables' hashes equal gets one of their own left alone. */
-static uint64_t mix(uint64_t hash, const char *text)
-{
-	do
-		hash = (hash ^ (unsigned char)*text) * 0x100000001b3ULL;
-	while (*text++);
-	return hash;
-}
-
-uint64_t brief_key(const char *exe, const char *policy, uid_t uid)
-{
-	uint64_t hash = mix(mix(0xcbf29ce484222325ULL ^ uid, exe), policy);
-	return hash ? hash : 1;
-}
-
 static void drain(struct brief_slot *s, uint64_t now_ms)
 {
 	uint64_t n = (now_ms - s->drained_ms) / BRIEF_DRAIN_MS;
@@ -29,17 +14,35 @@ static void fill(struct brief_slot *s)
 		s->level++;
 }
 
-bool brief_leave(struct brief *b, uint64_t key, uint64_t now_ms)
+/* The one key that this slot is about, for as long as it takes to drain to where it would be
+ * taken over. */
+static void publish(struct brief *b, const struct brief_slot *s)
+{
+	if (!b->hint)
+		return;
+	struct hint *h = &b->hint[s - b->slot];
+	bool full = s->level >= BRIEF_SEEN;
+	uint64_t ms = (uint64_t)(s->level - BRIEF_SEEN + 1) * BRIEF_DRAIN_MS;
+
+	if (!full)
+		atomic_store(&h->key, 0);
+	atomic_store(&h->until_ms, full ? s->drained_ms + ms : 0);
+	if (full)
+		atomic_store(&h->key, s->key);
+}
+
+bool brief_leave(struct brief *b, uint64_t key, bool sampled, uint64_t now_ms)
 {
 	struct brief_slot *s = &b->slot[key % BRIEF_EXECUTABLES];
 
 	if (s->key != key)
 		return false;
 	drain(s, now_ms);
-	if (s->level < BRIEF_SEEN || ++s->left_alone % BRIEF_SAMPLE == 0)
-		return false;
-	fill(s);
-	return true;
+	bool leave = s->level >= BRIEF_SEEN && !sampled && ++s->left_alone % BRIEF_SAMPLE != 0;
+	if (leave)
+		fill(s);
+	publish(b, s);
+	return leave;
 }
 
 void brief_ended(struct brief *b, uint64_t key, bool early, uint64_t now_ms)
@@ -51,4 +54,5 @@ void brief_ended(struct brief *b, uint64_t key, bool early, uint64_t now_ms)
 	drain(s, now_ms);
 	if (early)
 		fill(s);
+	publish(b, s);
 }

@@ -12,16 +12,18 @@
 #ifndef LARDER_BRIEF_H
 #define LARDER_BRIEF_H
 
+#include "hint.h"
+
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 enum {
-	BRIEF_SEEN = 8,		  /* so many in a row ended early */
-	BRIEF_FULL = 16,	  /* no more than so many count */
-	BRIEF_DRAIN_MS = 5000,	  /* and in so long, one is forgotten */
-	BRIEF_SAMPLE = 16,	  /* one in so many is taken over then */
-	BRIEF_EXECUTABLES = 1024, /* remembered; by hash, so a newer one replaces an older */
+	BRIEF_SEEN = 8,		    /* so many in a row ended early */
+	BRIEF_FULL = 16,	    /* no more than so many count */
+	BRIEF_DRAIN_MS = 5000,	    /* and in so long, one is forgotten */
+	BRIEF_SAMPLE = HINT_SAMPLE, /* one in so many is taken over then */
+	BRIEF_EXECUTABLES =
+		HINT_SLOTS, /* remembered; by hash, so a newer one replaces an older */
 };
 
 struct brief_slot {
@@ -32,12 +34,13 @@ struct brief_slot {
 
 struct brief {
 	struct brief_slot slot[BRIEF_EXECUTABLES];
+	struct hint *hint; /* borrowed; HINT_SLOTS of them, kept true to the slots; or NULL */
 };
 
-/* Never 0. */
-uint64_t brief_key(const char *exe, const char *policy, uid_t uid);
-/* Is one more of these to be left alone? now_ms: of any clock that doesn't go back. */
-bool brief_leave(struct brief *b, uint64_t key, uint64_t now_ms);
+/* Keys are hint_key's. */
+/* Is one more of these to be left alone? sampled: it knew that it might be, and its turn has
+ * come to be taken over. now_ms: CLOCK_MONOTONIC. */
+bool brief_leave(struct brief *b, uint64_t key, bool sampled, uint64_t now_ms);
 /* One of these has ended: before its brief-age? */
 void brief_ended(struct brief *b, uint64_t key, bool early, uint64_t now_ms);
 

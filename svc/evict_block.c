@@ -297,6 +297,8 @@ static int return_page(struct pager *p, struct client *c, struct batch *b)
 	if (r < 0 || c->failed || !find_held(c, b, &addr)) {
 		space_unhold(&c->space, b);
 		r = 1;
+	} else if (space_in_doubt(&c->space)) {
+		r = -EAGAIN; /* where it is to go */
 	} else {
 		r = pager_restore(p, c, addr, 1, &pages);
 		if (r == -ENOENT && !uffd_fence_up(c->uffd))
@@ -326,14 +328,21 @@ static int return_pages(struct pager *p, struct client *c, struct batch *b)
  * still. */
 static int publish(struct pager *p, struct batch *b)
 {
+	bool whole = packed_pages(b) == b->count;
 	struct client *c;
 	int r = 0;
 
 	while (r == 0 && (c = batch_take_follower(b))) {
+		unsigned left = 0;
 		gate_lock(c);
-		unsigned left = batch_publish(b, c);
+		/* What a child that isn't born has aside can be its memory still. */
+		if (!whole && c->space.unborn)
+			r = -EAGAIN;
+		else
+			left = batch_publish(b, c);
 		gate_unlock(p, c);
-		r = left > 0 ? return_pages(p, c, b) : 0;
+		if (left > 0)
+			r = return_pages(p, c, b);
 		if (r < 0)
 			batch_follow(b, c);
 		/* A child's rows too are committed before the pages leave (rule 9). The owner's

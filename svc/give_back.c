@@ -157,12 +157,15 @@ static int note_all_growth(struct client *c, int maps, uint64_t start, uint64_t 
 	const struct space *s = &c->space;
 	int r = note_growth_at(c, maps, start);
 
-	for (size_t i = 0; i < s->region_count && r == 0; i++) {
+	/* Regions come and go by this. */
+	for (size_t i = 0; i < s->region_count && r == 0;) {
 		struct region g = s->region[i];
-		if (g.start >= end || g.end <= start)
-			continue;
-		r = note_growth_at(c, maps, g.end - PAGE_SIZE);
-		/* It may be longer now, or in pieces: they are looked at in their turn. */
+		if (g.start >= end)
+			break;
+		if (g.end > start)
+			r = note_growth_at(c, maps, g.end - PAGE_SIZE);
+		for (i = 0; i < s->region_count && s->region[i].end <= g.end; i++)
+			;
 	}
 	return r;
 }

@@ -432,10 +432,10 @@ int pager_drain(struct pager *p, struct client *c)
 	}
 	if (c->birth) {
 		r = birth_settle(p, c);
-		if (r == -EAGAIN)
+		if (r < 0 && r != -ESRCH)
 			worker_retry_later(p->worker, c, RETRY_BIRTH_NS);
 		if (r < 0)
-			return r == -EAGAIN ? 0 : r;
+			return r == -ESRCH ? r : 0;
 	}
 	for (;;) {
 		r = read_some(p, c);

@@ -59,6 +59,7 @@ enum {
 		1, /* an ancestor, not `larder run`, set LD_PRELOAD for this program */
 	/* From the agent of a forked child, with one descriptor: a pidfd of the child. */
 	HELLO_FORKED = 2,
+	HELLO_SAMPLED = 4, /* hint.h said to leave it alone, and its turn had come */
 };
 
 struct message_welcome {

@@ -37,7 +37,8 @@ static size_t release_pass(struct worker *w, struct pager *p)
 		struct client *c = client[i];
 
 		gate_lock(c);
-		bool any = c->space.region_count > 0 || c->space.out_pages > 0;
+		bool any = c->space.region_count > 0 || c->space.out_pages > 0 ||
+			   c->space.aside_count > 0;
 		gate_unlock(p, c);
 		if (any && client_state(c) != CLIENT_GONE) {
 			had++;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -193,4 +194,31 @@ int runtime_listen(const char *dir, const char *name, int type, unsigned mode)
 		return -e;
 	}
 	return fd;
+}
+
+void *runtime_map(const char *dir, const char *name, size_t bytes, unsigned mode)
+{
+	char path[512];
+	void *map = MAP_FAILED;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	/* Anew: an older one may be open somewhere. */
+	unlink(path);
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+	if (fd >= 0 && fchmod(fd, mode) == 0 && posix_fallocate(fd, 0, (off_t)bytes) == 0)
+		map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		log_warn("%s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return map == MAP_FAILED ? NULL : map;
+}
+
+void runtime_unmap(const char *dir, const char *name, void *map, size_t bytes)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	unlink(path);
+	munmap(map, bytes);
 }

@@ -1,8 +1,10 @@
-/* The runtime directory: DIR/{attach.sock, stats.sock, lock, store/ (a tmpfs of our own)}. */
+/* The runtime directory: DIR/{attach.sock, stats.sock, brief, lock, store/ (a tmpfs of our
+ * own)}. */
 #ifndef LARDER_RUNTIME_H
 #define LARDER_RUNTIME_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct runtime {
@@ -23,5 +25,10 @@ const char *runtime_store_problem(int r);
 /* A listening unix socket DIR/name; a stale one is replaced (the lock says that it is stale).
  * type: SOCK_STREAM or SOCK_SEQPACKET. Returns the descriptor. */
 int runtime_listen(const char *dir, const char *name, int type, unsigned mode);
+
+/* A file DIR/name of so many zeros, mapped shared; whatever was there is replaced. NULL: it
+ * can't be made, and a warning was logged. */
+void *runtime_map(const char *dir, const char *name, size_t bytes, unsigned mode);
+void runtime_unmap(const char *dir, const char *name, void *map, size_t bytes);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* A thread that was preempted there mostly goes on within that time. */
-enum { PAUSE_NS = 1000000 };
+enum { PAUSE_NS = 1000000, WAITING_MAX = 256 };
 
 /* Where an event takes something from, and where it brings it; empty where it does neither. */
 static struct region source_of(const struct uffd_msg *m)
@@ -131,12 +131,20 @@ void sequence_add(struct client *c, const struct uffd_msg *m)
 		pager_apply(c, m);
 		return;
 	}
+	if (c->waiting_count == 0)
+		c->pause_until_ns = worker_now_ns() + PAUSE_NS;
 	space_make_room(
 		(void **)&c->waiting, c->waiting_count, &c->waiting_room, sizeof(*c->waiting));
 	c->waiting[c->waiting_count++] = *m;
 	for (size_t i; (i = next(c)) < c->waiting_count;)
 		apply_one(c, i);
 	c->space.overtaken = c->waiting_count > 0;
+	/* Nobody is held up for so long, unless somebody means it to be: the kernel is asked.
+	 */
+	if (c->waiting_count == WAITING_MAX) {
+		c->space.doubt.lost = true;
+		sequence_flush(c);
+	}
 }
 
 void sequence_flush(struct client *c)

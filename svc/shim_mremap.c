@@ -91,14 +91,16 @@ static long move_each(int maps, uintptr_t at, uintptr_t end, int flags, uintptr_
 	return r;
 }
 
-/* 1: there is only one, or /proc can't be read; nothing was done. */
-static long by_mapping(uintptr_t old, size_t len, int flags, uintptr_t to)
+/* 1: there is only one, or /proc can't be read; nothing was done. *ret_there: something is
+ * mapped where the range begins. */
+static long by_mapping(uintptr_t old, size_t len, int flags, uintptr_t to, bool *ret_there)
 {
 	int maps = maps_open();
 	struct procmap_query q;
 	long r = 1;
 
-	if (maps_find(maps, old, false, &q) && q.vma_end < old + len) {
+	*ret_there = maps_find(maps, old, false, &q);
+	if (*ret_there && q.vma_end < old + len) {
 		r = move_each(maps, old, old + len, flags, to);
 		r = failed(r) ? r : (long)to;
 	}
@@ -212,13 +214,13 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 {
 	/* What is moved and stays registered where it was can't be told from what wasn't moved,
 	 * in a child that another thread forks just then: so it is unregistered before. */
-	long r = shim_page && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
+	long r = shim_page && old_len > 0 && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
 
 	bool several =
 		r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to);
 
 	if (several)
-		r = by_mapping(old, whole_pages(old_len), flags, to);
+		r = by_mapping(old, whole_pages(old_len), flags, to, &several);
 	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
 		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	if (r == 1)

@@ -140,6 +140,7 @@ struct steps {
 	_Atomic bool closed; /* nothing is added any more */
 	bool lost;	     /* more than are kept */
 	size_t count, room;
+	size_t events;	   /* read since it began, REMOVE and FORK too */
 	struct step *step; /* owned */
 };
 void steps_unref(struct steps *s);
@@ -266,9 +267,9 @@ struct midwife {
 	size_t early_count;
 };
 /* Has all been read that can have happened before the copying? With the parent's gate held. */
-static inline bool steps_suffice(const struct steps *s, size_t before)
+static inline bool steps_suffice(const struct steps *s, size_t events_before)
 {
-	return atomic_load(&s->closed) || s->count >= before + STEPS_OVERTAKE;
+	return atomic_load(&s->closed) || s->events >= events_before + STEPS_OVERTAKE;
 }
 /* Brings the child's record in line with what its page tables were when they were copied:
  * somewhere among the steps, `before` of which had been applied to the record that it got.
@@ -277,6 +278,8 @@ static inline bool steps_suffice(const struct steps *s, size_t before)
  * registered() says. Except for 0, nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
+/* What its parent would ask the kernel, the child asks for itself. */
+void space_inherit_doubt(const struct space *parent, struct space *child);
 /* It is as its record says, or nobody can tell: no more questions. */
 void space_bear_none(struct space *child);
 

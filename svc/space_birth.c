@@ -28,6 +28,9 @@ enum {
 	/* How many ways are tried for steps that have to do with each other. */
 	TRIES_MAX = 4000000,
 	PASSES_MAX = 64,
+	/* More is somebody's who means it. */
+	PIECES_MAX = 65536,
+	VISITS_MAX = 50000000,
 };
 #define GONE UINT64_MAX
 
@@ -73,6 +76,7 @@ struct view {
 	bool *found; /* a first solution */
 	bool any;    /* there is one */
 	unsigned tries;
+	uint64_t visits;
 	struct undo *undo;
 	size_t undos, undo_room;
 	int result;
@@ -242,6 +246,8 @@ static int view_open(struct view *v)
 		sort_pieces(v);
 		more |= cut_all_images(v, m->line, m->line_count);
 		sort_pieces(v);
+		if (v->pieces > PIECES_MAX)
+			return -EBADMSG;
 	}
 	return more ? -EBADMSG : 0;
 }
@@ -350,9 +356,10 @@ static void each_piece_of(struct view *v, unsigned step,
 {
 	const struct step *s = &v->steps->step[step];
 
+	v->visits++;
 	for (size_t i = piece_at(v, s->from);
 		i < v->pieces && v->piece[i].start < s->from + s->len; i++)
-		what(v, &v->piece[i], step, false);
+		what(v, &v->piece[i], step, false), v->visits++;
 	if (!is_remap(s))
 		return;
 	for (size_t i = piece_at(v, s->to); i < v->pieces && v->piece[i].start < s->to + s->len;
@@ -448,7 +455,7 @@ static int try_from(struct view *v, const struct group *g, size_t i)
 
 	if (i == g->count)
 		return solution(v, g);
-	if (++v->tries > TRIES_MAX)
+	if (++v->tries > TRIES_MAX || v->visits > VISITS_MAX)
 		return -EBADMSG;
 	step = g->step[i];
 	if (passes(v, step, look_missing)) {
@@ -532,7 +539,6 @@ static int solve_group(struct view *v, const struct group *g)
 	for (size_t i = 0; i < v->pieces; i++)
 		v->piece[i].now = v->piece[i].first;
 	v->any = false;
-	v->tries = 0;
 	if (r == 0)
 		r = try_from(v, g, 0);
 	return r == 0 && !v->any ? -EBADMSG : r;
@@ -670,8 +676,10 @@ static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint6
 			to = at_last(v, NULL, v->found, at_first(v, addr, at));
 		else if (to != GONE)
 			to += addr - before;
-		if (to != GONE && !is_there(v, to))
-			to = GONE; /* unmapped by the child itself since */
+		/* What the child itself unmapped since goes when that is applied: children that
+		 * it forked before have it. */
+		if (to != GONE && v->piece[piece_at(v, to)].is == NO)
+			to = GONE;
 		last = piece;
 		before = addr;
 		if (aside ? to != GONE : to != addr)

@@ -67,11 +67,21 @@ void space_suspect(struct space *s, uint64_t start, uint64_t end)
 	}
 }
 
+/* For children that wait for all that can have happened. */
+static void count_event(struct space *s)
+{
+	if (s->steps)
+		s->steps->events++;
+	if (s->older)
+		s->older->events++;
+}
+
 void space_remove(struct space *s, uint64_t start, uint64_t end)
 {
 	uint64_t on_record = 0;
 
 	s->remove_seq++;
+	count_event(s);
 	for (size_t r = 0; r < s->region_count; r++) {
 		uint64_t from = s->region[r].start > start ? s->region[r].start : start;
 		uint64_t to = s->region[r].end < end ? s->region[r].end : end;
@@ -195,6 +205,7 @@ static void renew_steps(struct space *s)
 	s->older = s->steps;
 	s->steps = NULL;
 	open_steps(s)->lost = full->lost;
+	s->steps->events = STEPS_OVERTAKE;
 	for (size_t i = gone; i < full->count; i++)
 		append(s->steps, full->step[i]);
 	for (size_t i = 0; i < s->aside_count; i++) {
@@ -213,6 +224,7 @@ static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 {
 	const struct step step = {from, to, len};
 
+	count_event(s);
 	if (open_steps(s)->count == STEPS_MAX)
 		renew_steps(s);
 	append(s->steps, step);
@@ -278,6 +290,17 @@ static bool note(struct doubt *d, struct region r, struct region *own, unsigned 
 	else
 		own[(*count)++] = r;
 	return doubtful;
+}
+
+/* Something else has come to lie there: what was kept is not what is on record any more. */
+static void keep_no_more(struct doubt *d, uint64_t start, uint64_t end)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < d->kept_count; i++)
+		if (d->kept[i].start < start || d->kept[i].end > end)
+			d->kept[n++] = d->kept[i];
+	d->kept_count = n;
 }
 
 bool space_in_doubt(const struct space *s)
@@ -384,6 +407,7 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 				place_entry(s, cargo[i].base + page * PAGE_SIZE - from + to,
 					cargo[i].entry[page]);
 	free(cargo);
+	keep_no_more(d, to, to + len);
 	note(d, (struct region){to, to + len}, d->target, &d->target_count, d->unmapped,
 		d->unmapped_count);
 	if (space_region_overlaps(s, from, from + len))
@@ -426,10 +450,18 @@ void space_fork_unborn(struct space *parent, struct space *child)
 	child->unborn = true;
 }
 
+void space_inherit_doubt(const struct space *parent, struct space *child)
+{
+	child->doubt.open_count = parent->doubt.open_count;
+	child->doubt.lost = parent->doubt.lost;
+	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
+}
+
 struct steps *space_fork(struct space *parent, struct space *child)
 {
 	struct steps *l = open_steps(parent);
 
+	count_event(parent);
 	space_fork_unborn(parent, child);
 	atomic_fetch_add(&l->refs, 1);
 	return l;

@@ -555,6 +555,9 @@ static int open_sockets(struct worker *w)
 	if (stats < 0)
 		return stats;
 	w->attach_fd = runtime_listen(w->runtime_dir, "attach.sock", SOCK_SEQPACKET, 0666);
+	/* Where it can't be had, programs ask. */
+	w->brief.hint = runtime_map(
+		w->runtime_dir, HINT_FILE, HINT_SLOTS * sizeof(*w->brief.hint), 0644);
 	int r = w->attach_fd < 0 ? w->attach_fd
 				 : watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
 	if (r == 0)
@@ -583,6 +586,9 @@ static void worker_close(struct worker *w)
 	}
 	store_close(w->store);
 	config_free(w->config);
+	if (w->brief.hint)
+		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
+			HINT_SLOTS * sizeof(*w->brief.hint));
 	const int fds[] = {
 		w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -127,8 +127,8 @@ ended() { ! is_client "$pid"; }
 
 brief default
 [ "$(head -n 8 "$work/brief.out" | grep -c 'links 1')" -eq 8 ] || fail "the first 8: $(cat "$work/brief.out")"
-# Of the 32 after them, two show whether they are as brief as ever.
-[ "$(tail -n 32 "$work/brief.out" | grep -c 'links 1')" -eq 2 ] || fail "the rest: $(cat "$work/brief.out")"
+# Of the 32 after them, about two show whether they are as brief as ever: at random, 16 are never reached.
+[ "$(tail -n 32 "$work/brief.out" | grep -c 'links 0')" -gt 16 ] || fail "the rest: $(cat "$work/brief.out")"
 
 brief every
 [ "$(grep -c 'links 1' "$work/brief.out")" -eq 40 ] || fail "brief-age = 0: $(cat "$work/brief.out")"

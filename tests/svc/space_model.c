@@ -393,6 +393,26 @@ static void late_unmap_is_doubtful_and_drops_nothing(void **state)
 	space_check(&p->parent);
 }
 
+/* A program with one thread: what is in doubt is asked of the child's own mappings. */
+static void a_child_has_its_parents_doubt(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE;
+
+	put_stored(&p->parent, base + PAGE_SIZE, 9);
+	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+	space_unmap(&p->parent, to, to + 4 * PAGE_SIZE);
+	steps_unref(space_fork(&p->parent, &p->child));
+	space_bear_none(&p->child);
+	assert_false(space_in_doubt(&p->child));
+	space_inherit_doubt(&p->parent, &p->child);
+	assert_true(space_in_doubt(&p->child));
+	assert_int_equal(entry_value(space_entry(&p->child, to + PAGE_SIZE)), 9);
+	space_drop_range(&p->child, to, to + 4 * PAGE_SIZE);
+	space_forget_aside(&p->child);
+	assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
+}
+
 /* Rule 4: memory that is registered and not on record yet is discarded. When it comes on
  * record, the zap may be still to come. */
 static void a_discard_off_the_record_is_not_forgotten(void **state)
@@ -457,6 +477,7 @@ int main(void)
 		T(fork_copies_a_leaf_with_held_pages),
 		T(remap_moves_pages_and_region),
 		T(late_unmap_is_doubtful_and_drops_nothing),
+		T(a_child_has_its_parents_doubt),
 		T(a_discard_off_the_record_is_not_forgotten),
 		T(target_of_a_move_gets_nothing_of_what_was_there),
 		T(a_fallen_fence_ends_all_doubt),
