@@ -168,6 +168,13 @@ inline take_step()
 
 #define HAS_PAGE(a) (!h_drops[a] && h_answer[a] != UNSURE && h_state[h_who[a]] != ABSENT)
 
+/* Where mappings are registered meanwhile: one that wasn't on record may be by now. */
+#ifdef ADOPT
+#define OFF_RECORD(a) (!region0[a] && h_who[a] == 0)
+#else
+#define OFF_RECORD(a) false
+#endif
+
 /* What is unsure has been dropped since. */
 inline compare()
 {
@@ -175,7 +182,7 @@ inline compare()
 	h_a = 0;
 	do
 	:: h_a < P ->
-		h_match = h_match && (h_answer[h_a] == UNSURE ||
+		h_match = h_match && (h_answer[h_a] == UNSURE || OFF_RECORD(h_a) ||
 			(h_who[h_a] != 0) == (h_answer[h_a] == YES));
 		h_a++
 	:: else -> break
