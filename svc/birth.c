@@ -304,15 +304,20 @@ static int try_to_bear(struct client *child)
 	struct birth *b = child->birth;
 	struct list early = {.count = 0};
 
-	for (size_t i = 0; i < b->early_count; i++)
+	bool forked = false;
+
+	for (size_t i = 0; i < b->early_count; i++) {
+		forked |= b->early[i].event == UFFD_EVENT_FORK;
 		if (b->early[i].event != UFFD_EVENT_REMOVE)
 			list_add_event(&early, &b->early[i]);
+	}
 	const struct midwife m = {.registered = is_registered,
 		.arg = child,
 		.line = b->line.step,
 		.line_count = b->line.count,
 		.early = early.step,
-		.early_count = early.count};
+		.early_count = early.count,
+		.forked = forked};
 	int r = space_bear(&child->space, b->steps, b->before, &m);
 	free(early.step);
 	return r;

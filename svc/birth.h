@@ -2,7 +2,8 @@
  * rules 5 and 6).
  *
  * Its page tables were copied somewhere among the UNMAPs and REMAPs that its parent's other
- * threads made at that time. All of these have been read when the parent's fence was seen down.
+ * threads made at that time. All of these have been read when the parent's fence was seen down,
+ * or STEPS_OVERTAKE events later.
  * Until then nothing of the child is read, answered or taken. That costs a parent with one
  * thread nothing: FORK itself lets go of the fence before the child runs at all.
  *

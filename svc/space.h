@@ -265,6 +265,7 @@ struct midwife {
 	 * did shows in the answers. */
 	const struct step *early;
 	size_t early_count;
+	bool forked; /* it forked, too: that child may have what it unmapped afterwards */
 };
 /* Has all been read that can have happened before the copying? With the parent's gate held. */
 static inline bool steps_suffice(const struct steps *s, size_t events_before)

@@ -301,12 +301,23 @@ static int ask(struct view *v, uint64_t addr)
 	return 0;
 }
 
+/* What is open is there until the child's own UNMAP is applied, and in children of its own that
+ * it forked before. */
 static bool is_there(const struct view *v, uint64_t addr)
 {
 	const struct piece_of_space *p = &v->piece[piece_at(v, addr)];
 
 	assert(p->matters);
-	return p->is == YES;
+	return p->is != NO;
+}
+
+/* Does anybody see what is there? */
+static bool is_seen(const struct view *v, uint64_t addr)
+{
+	const struct piece_of_space *p = &v->piece[piece_at(v, addr)];
+
+	assert(p->matters);
+	return p->is == YES || (p->is == OPEN && v->midwife->forked);
 }
 
 /* ---- where a page goes ---- */
@@ -341,10 +352,9 @@ static uint64_t at_last(
 		if (happened[step] && !v->part[step])
 			addr = through(&v->steps->step[step], addr);
 	}
-	for (size_t i = 0; i < m->line_count && addr != GONE; i++) {
-		/* The unmapping that is part of a move finds nothing: it moved on. */
+	/* The unmapping that is part of a move finds nothing: it moved on. */
+	for (size_t i = 0; i < m->line_count && addr != GONE; i++)
 		addr = through(&m->line[i], addr);
-	}
 	return addr;
 }
 
@@ -364,7 +374,7 @@ static void each_piece_of(struct view *v, unsigned step,
 		return;
 	for (size_t i = piece_at(v, s->to); i < v->pieces && v->piece[i].start < s->to + s->len;
 		i++)
-		what(v, &v->piece[i], step, true);
+		what(v, &v->piece[i], step, true), v->visits++;
 }
 
 static void note_last(struct view *v, struct piece_of_space *p, unsigned step, bool target)
@@ -438,8 +448,8 @@ static int solution(struct view *v, const struct group *g)
 			continue;
 		uint64_t a = at_last(v, g, v->found, v->sample[i]);
 		uint64_t b = at_last(v, g, v->happened, v->sample[i]);
-		bool a_gone = a == GONE || !is_there(v, a);
-		bool b_gone = b == GONE || !is_there(v, b);
+		bool a_gone = a == GONE || !is_seen(v, a);
+		bool b_gone = b == GONE || !is_seen(v, b);
 		if (a_gone != b_gone || (!a_gone && a != b))
 			return -EBADMSG;
 	}
@@ -676,9 +686,7 @@ static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint6
 			to = at_last(v, NULL, v->found, at_first(v, addr, at));
 		else if (to != GONE)
 			to += addr - before;
-		/* What the child itself unmapped since goes when that is applied: children that
-		 * it forked before have it. */
-		if (to != GONE && v->piece[piece_at(v, to)].is == NO)
+		if (to != GONE && !is_there(v, to))
 			to = GONE;
 		last = piece;
 		before = addr;
