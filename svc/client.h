@@ -103,8 +103,9 @@ struct client {
 
 	/* The evictor's. */
 	uint32_t order_seq;
-	bool staging_used;   /* slots hold pages that wait for their zap */
-	struct batch *batch; /* owned: the one whose pages are HELD, or NULL */
+	bool staging_used;    /* slots hold pages that wait for their zap */
+	struct batch *batch;  /* owned: the one whose pages are HELD, or NULL */
+	_Atomic bool indexed; /* the index has rows of it; changed by the evictor alone */
 
 #define X(name) _Atomic uint64_t name;
 	CLIENT_COUNTERS(X)

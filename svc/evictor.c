@@ -30,6 +30,7 @@ enum {
 	/* From here on it is done at one go, as far as a tenth of a second goes. */
 	COMPACT_URGENT_PERCENT = 9,
 	COMPACT_URGENT_BUDGET = 256 << 20,
+	FORGET_AT_ONCE = 256,
 	/* How often an agent may be late within one order to evict, as on a machine that is
 	   busy. */
 	LATE_MAX = 100,
@@ -58,32 +59,37 @@ struct evictor {
 	struct job *first;
 	uint64_t *forget; /* ids of clients whose rows may go */
 	size_t forget_count, forget_room;
+	bool forget_now;
 	bool stop;
 };
 
 /* ---- housekeeping ---- */
 
-static int forget_gone(struct evictor *e)
+/* A transaction for as many as ended meanwhile. Where it fails, they are tried again. */
+static int flush_and_forget(struct evictor *e)
 {
-	for (;;) {
+	uint64_t id[FORGET_AT_ONCE];
+	size_t count;
+	int r;
+
+	do {
 		pthread_mutex_lock(&e->lock);
-		bool any = e->forget_count > 0;
-		uint64_t id = any ? e->forget[e->forget_count - 1] : 0;
+		count = e->forget_count < FORGET_AT_ONCE ? e->forget_count : FORGET_AT_ONCE;
+		if (count > 0)
+			memcpy(id, e->forget, count * sizeof(id[0]));
+		e->forget_now = false;
 		pthread_mutex_unlock(&e->lock);
-		if (!any)
-			return 0;
-		int r = indexer_flush_all(&e->pager, id);
+		r = indexer_flush_all(&e->pager, id, count);
 		if (r < 0)
-			return r;
+			break;
 		pthread_mutex_lock(&e->lock);
-		/* Others may have been added behind it. */
-		for (size_t i = 0; i < e->forget_count; i++)
-			if (e->forget[i] == id) {
-				e->forget[i] = e->forget[--e->forget_count];
-				break;
-			}
+		/* Others may have been added behind them. */
+		e->forget_count -= count;
+		if (count > 0)
+			memmove(e->forget, e->forget + count, e->forget_count * sizeof(id[0]));
 		pthread_mutex_unlock(&e->lock);
-	}
+	} while (count == FORGET_AT_ONCE);
+	return r;
 }
 
 /* Said once: a tmpfs that others filled, or somebody who writes to the index, lasts. */
@@ -120,9 +126,7 @@ static void housekeeping(struct evictor *e)
 	int r;
 
 	finish_batches(e);
-	r = forget_gone(e);
-	if (r == 0)
-		r = indexer_flush_all(&e->pager, 0);
+	r = flush_and_forget(e);
 	/* What that let go of is free after one more. */
 	if (r == 0)
 		r = indexer_recycle(e->worker);
@@ -378,7 +382,7 @@ static struct job *next_job(struct evictor *e)
 	struct timespec until = next_due(e);
 
 	pthread_mutex_lock(&e->lock);
-	while (!e->first && !e->stop && (e->forget_count == 0 || e->index_failing))
+	while (!e->first && !e->stop && (!e->forget_now || e->index_failing))
 		if (pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT)
 			break;
 	struct job *j = e->stop ? NULL : e->first;
@@ -401,7 +405,7 @@ static void note_why(struct evictor *e, const struct job *j)
 static bool forgets(struct evictor *e)
 {
 	pthread_mutex_lock(&e->lock);
-	bool any = e->forget_count > 0 && !e->index_failing;
+	bool any = e->forget_now && !e->index_failing;
 	pthread_mutex_unlock(&e->lock);
 	return any;
 }
@@ -471,7 +475,7 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 	return job.error;
 }
 
-void evictor_forget(struct evictor *e, uint64_t id)
+void evictor_forget(struct evictor *e, uint64_t id, bool now)
 {
 	pthread_mutex_lock(&e->lock);
 	if (e->forget_count == e->forget_room) {
@@ -485,7 +489,10 @@ void evictor_forget(struct evictor *e, uint64_t id)
 	/* Without memory its rows stay: an administrator sees a client too many. */
 	if (e->forget_count < e->forget_room)
 		e->forget[e->forget_count++] = id;
-	pthread_cond_signal(&e->work);
+	if (now) {
+		e->forget_now = true;
+		pthread_cond_signal(&e->work);
+	}
 	pthread_mutex_unlock(&e->lock);
 }
 

@@ -15,7 +15,8 @@ void evictor_free(struct evictor *e);
 /* Takes all that may be taken now; returns when it is stored and gone. Any thread. */
 int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret);
 
-/* The client is gone from the tables: its rows may go. Never blocks. */
-void evictor_forget(struct evictor *e, uint64_t client_id);
+/* The client is gone from the tables: its rows may go, now or with what is written next. Never
+ * blocks. */
+void evictor_forget(struct evictor *e, uint64_t client_id, bool now);
 
 #endif

@@ -7,6 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+	INDEX_AGE_MS = 1000, /* as old as the index may get */
+};
+
 /* What one block's rows are to say: taken under the gate, written without it. */
 struct snapshot {
 	uint64_t leaf; /* id; 0 = the block is gone */
@@ -46,7 +50,8 @@ static void take_snapshot(
 	struct space *s = &c->space;
 	size_t at = space_block_index(s, number);
 
-	memset(snap, 0, sizeof(*snap));
+	snap->leaf = 0;
+	snap->write_leaf = snap->write_block = false;
 	snap->clock = c->clock;
 	if (at == s->block_count || s->block[at].number != number) {
 		snap->write_block = true;
@@ -56,12 +61,15 @@ static void take_snapshot(
 	snap->leaf = b->leaf->id;
 	snap->write_leaf = b->leaf->dirty;
 	snap->write_block = b->remapped;
+	b->remapped = false;
+	b->listed = false;
+	/* As after a fork, which lists every block of the child. */
+	if (!b->leaf->dirty)
+		return;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
 		snap->entry[i] = row_blob(s, b->leaf->entry[i], batch);
 	collect_unneeded(c, b->leaf);
 	b->leaf->dirty = false;
-	b->remapped = false;
-	b->listed = false;
 }
 
 static int write_snapshot(
@@ -121,6 +129,7 @@ static int write_client(struct pager *p, struct client *c, const struct batch *b
 		.exe = c->exe,
 		.policy = c->policy,
 		.clock = c->clock};
+	atomic_store(&c->indexed, true); /* before, so that its end is noticed */
 	int r = store_index_client(p->worker->store, &row);
 
 	return r < 0 ? r : flush_blocks(p, c, batch);
@@ -202,8 +211,20 @@ static void bury(struct worker *w, struct leaf *dead, bool committed)
 	}
 }
 
+/* Most forked children exec or end at once; a row for each block of theirs would cost more than
+ * the fork did. Nothing of such a child is in a row, so nothing that others let go of is
+ * either.
+ */
+static bool too_young(const struct client *c)
+{
+	return c->parent != 0 && !atomic_load(&c->indexed) &&
+	       worker_now_ms() - c->born_ms < INDEX_AGE_MS;
+}
+
 static bool has_dirty(struct pager *p, struct client *c)
 {
+	if (too_young(c))
+		return false;
 	gate_lock(c);
 	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0;
 	gate_unlock(p, c);
@@ -212,7 +233,7 @@ static bool has_dirty(struct pager *p, struct client *c)
 
 /* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
  * something to write (an mremap carried it, a fork shared it). */
-int indexer_flush_all(struct pager *p, uint64_t forget)
+int indexer_flush_all(struct pager *p, const uint64_t *forget, size_t forget_count)
 {
 	struct worker *w = p->worker;
 	struct client **client;
@@ -232,15 +253,15 @@ int indexer_flush_all(struct pager *p, uint64_t forget)
 	}
 	/* What a transaction let go of is free only after the next one (store.h). Without one,
 	 * a store that was full of it would stay full. */
-	if (dirty > 0 || dead || forget || store_has_dead(w->store)) {
+	if (dirty > 0 || dead || forget_count > 0 || store_has_dead(w->store)) {
 		r = store_txn_begin(w->store);
 		bool begun = r == 0;
 		for (size_t i = 0; i < dirty && r == 0; i++)
 			r = write_client(p, client[i], NULL);
 		if (r == 0)
 			r = drop_rows(w, dead);
-		if (r == 0 && forget)
-			r = store_index_client_drop(w->store, forget);
+		for (size_t i = 0; i < forget_count && r == 0; i++)
+			r = store_index_client_drop(w->store, forget[i]);
 		if (begun)
 			r = end_transaction(w, r);
 		for (size_t i = 0; i < dirty; i++)
