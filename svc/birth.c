@@ -1,5 +1,6 @@
 #include "birth.h"
 #include "batch.h"
+#include "journal.h"
 #include "log.h"
 #include "pager.h"
 #include "points.h"
@@ -43,6 +44,8 @@ struct birth {
 	struct list line; /* calls of ancestors that were never born, between steps and child */
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
+	struct list
+		answers; /* that were asked for in this try: from, and len as journal.h's n */
 };
 
 static void list_add(struct list *l, uint64_t from, uint64_t to, uint64_t len)
@@ -69,7 +72,7 @@ static void list_add_event(struct list *l, const struct uffd_msg *m)
 
 /* ---- begin and end ---- */
 
-static struct client *new_child(struct client *parent, int ufd)
+static struct client *new_child(struct client *parent, int ufd, bool alone)
 {
 	struct client *child = worker_new_client(parent->worker, ufd);
 
@@ -84,6 +87,7 @@ static struct client *new_child(struct client *parent, int ufd)
 	atomic_store(&child->state, CLIENT_FORKED);
 	child->birth = space_alloc(sizeof(*child->birth));
 	memset(child->birth, 0, sizeof(*child->birth));
+	journal_add(parent->journal, JOURNAL_CHILD, (uint64_t)ufd, child->id, 0, alone);
 	return child;
 }
 
@@ -99,8 +103,12 @@ static void publish(struct client *parent, struct client *child)
 /* ---- growth ---- */
 
 /* What of a registered mapping isn't on record. */
-static void note_gaps(struct birth *b, const struct space *s, uint64_t start, uint64_t end)
+static void note_gaps(
+	struct birth *b, const struct client *parent, uint64_t start, uint64_t end)
 {
+	const struct space *s = &parent->space;
+	struct journal *j = parent->journal;
+
 	while (start < end && b->grown_count < GROWN_MAX) {
 		const struct region *g = space_region_at(s, start);
 		uint64_t to = end;
@@ -113,13 +121,15 @@ static void note_gaps(struct birth *b, const struct space *s, uint64_t start, ui
 			if (s->region[i].start > start && s->region[i].start < to)
 				to = s->region[i].start;
 		b->grown[b->grown_count++] = (struct region){start, to};
+		journal_add(j, JOURNAL_GROWN, start, to, 0, 0);
 		start = to;
 	}
 }
 
 /* The mapping at addr or the next one; a mapping is registered whole or not at all, so this one
  * is when a part is on record. Returns where to go on. */
-static uint64_t note_growth_at(struct birth *b, const struct space *s, int maps, uint64_t addr)
+static uint64_t note_growth_at(
+	struct birth *b, const struct client *parent, int maps, uint64_t addr)
 {
 	struct procmap_query q = {.size = sizeof(q),
 		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
@@ -127,8 +137,9 @@ static uint64_t note_growth_at(struct birth *b, const struct space *s, int maps,
 
 	if (ioctl(maps, PROCMAP_QUERY, &q) < 0)
 		return UINT64_MAX; /* nothing is mapped from here on */
-	if (q.vma_start <= addr && space_region_overlaps(s, q.vma_start, q.vma_end))
-		note_gaps(b, s, q.vma_start, q.vma_end);
+	if (q.vma_start <= addr &&
+		space_region_overlaps(&parent->space, q.vma_start, q.vma_end))
+		note_gaps(b, parent, q.vma_start, q.vma_end);
 	return q.vma_start > addr ? q.vma_start : q.vma_end;
 }
 
@@ -149,7 +160,7 @@ static void note_growth(struct birth *b, const struct client *parent)
 		for (uint64_t at = b->steps->step[i].from; at < end && looks < GROWTH_LOOKS_MAX;
 			looks++) {
 			const struct region *g = space_region_at(s, at);
-			at = g ? g->end : note_growth_at(b, s, maps, at);
+			at = g ? g->end : note_growth_at(b, parent, maps, at);
 		}
 	}
 	close(maps);
@@ -196,7 +207,8 @@ static bool has_one_thread(const struct client *c)
 
 void birth_fork(struct client *parent, int ufd)
 {
-	struct client *child = new_child(parent, ufd);
+	bool alone = has_one_thread(parent);
+	struct client *child = new_child(parent, ufd, alone);
 	struct birth *b = child->birth;
 
 	b->steps = space_fork(&parent->space, &child->space);
@@ -204,7 +216,7 @@ void birth_fork(struct client *parent, int ufd)
 	b->events_before = b->steps->events;
 	client_ref(parent);
 	b->parent = parent;
-	if (has_one_thread(parent)) {
+	if (alone) {
 		birth_free(child);
 		space_bear_none(&child->space);
 		space_inherit_doubt(&parent->space, &child->space);
@@ -224,6 +236,7 @@ void birth_free(struct client *child)
 	steps_unref(b->steps);
 	client_unref(b->parent);
 	free(b->line.step);
+	free(b->answers.step);
 	free(b->early);
 	free(b);
 }
@@ -232,7 +245,7 @@ void birth_free(struct client *child)
  * `since` had been its own. */
 static void fork_unborn(struct client *child, int ufd, const struct list *since)
 {
-	struct client *grandchild = new_child(child, ufd);
+	struct client *grandchild = new_child(child, ufd, false);
 	struct birth *b = grandchild->birth;
 
 	space_fork_unborn(&child->space, &grandchild->space);
@@ -296,6 +309,8 @@ static int is_registered(void *arg, uint64_t addr)
 	const struct client *child = arg;
 	int r = uffd_registered(child->uffd, addr);
 
+	if (r >= 0)
+		list_add(&child->birth->answers, addr, 0, (uint64_t)r);
 	return r == 1 && grown_over(child->birth, addr) ? 0 : r;
 }
 
@@ -318,9 +333,21 @@ static int try_to_bear(struct client *child)
 		.early = early.step,
 		.early_count = early.count,
 		.forked = forked};
+	b->answers.count = 0;
 	int r = space_bear(&child->space, b->steps, b->before, &m);
 	free(early.step);
 	return r;
+}
+
+/* For a worker that comes after this one: the kernel won't answer so again. */
+static void note_birth(struct client *child)
+{
+	const struct birth *b = child->birth;
+
+	for (size_t i = 0; i < b->answers.count; i++)
+		journal_add(child->journal, JOURNAL_MIDWIFE, b->answers.step[i].from, 0, 0,
+			(uint32_t)b->answers.step[i].len);
+	journal_add(child->journal, JOURNAL_BORN, b->steps->count, 0, 0, 0);
 }
 
 static void keep_early(struct birth *b, const struct uffd_msg *msg, int count)
@@ -349,6 +376,7 @@ static void apply_early(struct client *child)
 static void fail(struct client *child)
 {
 	child->failed = true;
+	journal_add(child->journal, JOURNAL_FAILED, 0, 0, 0, 0);
 	log_error("client %llu (%s): was forked while its parent moved evicted memory, and it "
 		  "can't "
 		  "be told where it has which pages; none of its faults is answered",
@@ -377,6 +405,8 @@ int birth_settle(struct pager *p, struct client *child)
 		if (child->birth->early_count > EARLY_MAX)
 			r = -EBADMSG;
 	}
+	if (r == 0)
+		note_birth(child);
 	if (r == 0)
 		apply_early(child);
 	else if (r == -EBADMSG)

@@ -164,7 +164,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	evictor_forget(w->evictor, c->id, atomic_load(&c->indexed));
+	evictor_forget(w->evictor, c);
 	client_unref(c);
 }
 
