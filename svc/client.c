@@ -3,6 +3,7 @@
 #include "closer.h"
 #include "journal.h"
 #include "space_internal.h"
+#include "state.h"
 #include "worker.h"
 
 #include <poll.h>
@@ -57,6 +58,8 @@ void client_unref(struct client *c)
 {
 	if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
 		return;
+	/* What is closed from here on is nobody's. */
+	state_remove(c->record);
 	birth_free(c);
 	free(c->waiting);
 	journal_free(c->journal);

@@ -45,6 +45,8 @@ struct fault {
 	X(blocks_recovered)
 
 struct journal;
+struct replay;
+struct state_record;
 
 struct client {
 	/* Set before others see it. */
@@ -68,12 +70,14 @@ struct client {
 	struct link *link;	 /* owned mapping; NULL = none */
 	uint64_t staging, bell;	 /* addresses in the client */
 	_Atomic int state;	 /* enum client_state */
+	struct state_record *record; /* owned; NULL: another worker won't find it */
 
 	pthread_mutex_t gate;
 	_Atomic bool pending; /* its uffd became readable while the gate was held */
 	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
 	struct journal *journal; /* owned; NULL: no descriptor was left for it */
+	struct replay *replay;	 /* while the journal is read again (recover.h), else NULL */
 	struct space space;
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
 	struct uffd_msg *waiting; /* owned; events that were read too early (sequence.h) */

@@ -404,7 +404,7 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	/* Compared after the drain, with the gate held since: no REMOVE is newer (rule 4). */
 	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq) {
 		space_clear_suspects(&c->space, number);
-		c->space.strays = false;
+		c->space.strays = c->space.wary = false;
 	}
 	if (r == 0)
 		r = adopt_block(c, number);
@@ -418,6 +418,10 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	res->seen_pages += resident;
 	if (resident == 0)
 		return 0;
+	if (c->space.wary) {
+		res->suspect_pages += resident;
+		return 0;
+	}
 	*ret_huge = pagemap_is_huge(c->pagemap, base);
 	if (*ret_huge && resident < BLOCK_PAGES) {
 		res->huge_pages += resident; /* moved whole or not at all */

@@ -505,6 +505,18 @@ void evictor_forget(struct evictor *e, struct client *c)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Of a worker that died: there are no other threads yet. */
+static void take_over_batches(struct evictor *e)
+{
+	for (size_t i = 0; i < e->worker->client_count; i++) {
+		struct batch *b = e->worker->client[i]->batch;
+		if (!b)
+			continue;
+		b->next = e->unfinished;
+		e->unfinished = b;
+	}
+}
+
 int evictor_start(struct evictor **ret, struct worker *w)
 {
 	struct evictor *e = calloc(1, sizeof(*e));
@@ -523,6 +535,7 @@ int evictor_start(struct evictor **ret, struct worker *w)
 	r = pager_init(&e->pager, w);
 	if (r == 0)
 		r = codec_pool_new(&e->pool, 0);
+	take_over_batches(e);
 	if (r == 0)
 		r = -pthread_create(&e->thread, NULL, evictor_main, e);
 	if (r < 0) {

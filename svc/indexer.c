@@ -1,6 +1,7 @@
 #include "indexer.h"
 #include "journal.h"
 #include "pager.h"
+#include "row.h"
 #include "sequence.h"
 #include "space_internal.h"
 #include "worker.h"
@@ -180,7 +181,8 @@ static int calm_down(struct pager *p, struct client *c, bool last_try)
 
 /* All that the rows of one client say, as of one moment: that when there was nothing left to
  * write. One block at a time, so that the gate is never held for long and never for SQL. */
-static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock)
+static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, void **ret_state,
+	uint32_t *ret_length)
 {
 	struct snapshot snap;
 	unsigned tries = 0;
@@ -192,6 +194,8 @@ static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock)
 		if (any)
 			take_snapshot(c, t->batch, &snap);
 		*ret_clock = client_clock(c);
+		if (!any && r == 0)
+			*ret_length = row_pack(c, t->batch, ret_state);
 		gate_unlock(t->p, c);
 		if (any)
 			r = write_snapshot(t->p->worker, c, &snap);
@@ -213,10 +217,13 @@ static int write_client(struct txn *t, struct client *c)
 		.pid = c->pid,
 		.exe = c->exe,
 		.policy = c->policy};
-	int r = write_blocks(t, c, &row.clock);
+	void *state = NULL;
+	int r = write_blocks(t, c, &row.clock, &state, &row.state_length);
 
+	row.state = state;
 	if (r == 0)
 		r = store_index_client(t->p->worker->store, &row);
+	free(state);
 	c->row_clock = row.clock;
 	return r == 0 ? take_children(t, c) : r;
 }

@@ -44,6 +44,14 @@ static void settle_present(struct space *s, uint64_t start, uint64_t end)
 	space_region_add(s, start, end);
 }
 
+void settle_apply(struct client *c, uint64_t start, uint64_t end, bool registered)
+{
+	if (registered)
+		settle_present(&c->space, start, end);
+	else
+		space_drop_range(&c->space, start, end);
+}
+
 void settle_answer(struct client *c, uint64_t start, uint64_t end, bool registered)
 {
 	const struct region *known = space_region_at(&c->space, start);
@@ -51,10 +59,7 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 	/* Most answers are what was known. */
 	if (!registered || !known || known->end < end)
 		journal_add(c->journal, JOURNAL_ANSWER, start, end, 0, registered);
-	if (registered)
-		settle_present(&c->space, start, end);
-	else
-		space_drop_range(&c->space, start, end);
+	settle_apply(c, start, end, registered);
 }
 
 void settle_forget(struct client *c)

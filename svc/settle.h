@@ -18,6 +18,8 @@ void settle_calm(struct client *c);
  * doubt. */
 int settle_range(struct client *c, uint64_t start, uint64_t end);
 
+/* What follows from it; settle_answer notes it as well. */
+void settle_apply(struct client *c, uint64_t start, uint64_t end, bool registered);
 /* The kernel's answer, or what was just made so: [start, end) is registered, or nothing of it
  * is ours. */
 void settle_answer(struct client *c, uint64_t start, uint64_t end, bool registered);
