@@ -67,6 +67,7 @@ void client_unref(struct client *c)
 	for (size_t i = 0; i < c->unneeded_count; i++)
 		store_unref(c->worker->store, c->unneeded[i]);
 	free(c->unneeded);
+	free(c->rows_gone);
 	if (c->link)
 		munmap(c->link, sizeof(*c->link));
 	closer_close(c->socket);

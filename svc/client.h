@@ -65,11 +65,11 @@ struct client {
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
 	int uffd, pidfd, procdir, pagemap, mem, socket, link_fd, doorbell;
-	int agent_pidfd;	 /* of the process that was seen to share the memory */
-	_Atomic pid_t agent_pid; /* as we see it; 0 = no agent */
-	struct link *link;	 /* owned mapping; NULL = none */
-	uint64_t staging, bell;	 /* addresses in the client */
-	_Atomic int state;	 /* enum client_state */
+	int agent_pidfd;	     /* of the process that was seen to share the memory */
+	_Atomic pid_t agent_pid;     /* as we see it; 0 = no agent */
+	struct link *link;	     /* owned mapping; NULL = none */
+	uint64_t staging, bell;	     /* addresses in the client */
+	_Atomic int state;	     /* enum client_state */
 	struct state_record *record; /* owned; NULL: another worker won't find it */
 
 	pthread_mutex_t gate;
@@ -113,8 +113,11 @@ struct client {
 	bool staging_used;    /* slots hold pages that wait for their zap */
 	struct batch *batch;  /* owned: the one whose pages are HELD, or NULL */
 	_Atomic bool indexed; /* the index has rows of it */
-	bool left_out;	      /* of the transaction that is under way */
-	uint64_t row_clock;   /* as of which its rows were written */
+	uint64_t *rows_gone;  /* owned; blocks whose row goes with the transaction under way */
+	size_t rows_gone_count, rows_gone_room;
+	uint64_t zapped_clock; /* when staging was emptied last; written with the gate */
+	bool left_out;	       /* of the transaction that is under way */
+	uint64_t row_clock;    /* as of which its rows were written */
 
 #define X(name) _Atomic uint64_t name;
 	CLIENT_COUNTERS(X)
@@ -143,7 +146,7 @@ static inline bool client_agent_alive(const struct client *c)
 /* Gate held: nothing is under way that its rows in the index could not say. */
 bool client_is_calm(const struct client *c);
 
-/* Gate held: how far it has come (rule 10). */
+/* How far it has come (rule 10). Exact with the gate held. */
 uint64_t client_clock(const struct client *c);
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */

@@ -10,6 +10,7 @@
 #include "batch.h"
 #include "codec_pool.h"
 #include "indexer.h"
+#include "journal.h"
 #include "log.h"
 #include "order.h"
 #include "pagemap.h"
@@ -393,6 +394,21 @@ static int store_batch(
 
 /* ---- the block ---- */
 
+static int zap(struct pager *p, struct client *c)
+{
+	if (!c->staging_used)
+		return 0;
+	int r = order_zap(c);
+	if (r < 0)
+		return r;
+	/* Before the next order: its slots are the same. */
+	gate_lock(c);
+	c->zapped_clock = client_clock(c);
+	journal_add(c->journal, JOURNAL_ZAPPED, 0, 0, 0, 0);
+	gate_unlock(p, c);
+	return 0;
+}
+
 /* Gate held. Is the block worth an order, and as one huge page? */
 static int examine(struct pager *p, struct client *c, uint64_t number,
 	const uint64_t *quiet_seq, bool *ret_huge, struct evict_result *res)
@@ -466,14 +482,14 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 	if (!evict_finish(p, b))
 		return -EBUSY;
 	point(POINT_zap);
-	return c->staging_used && order_zap(c) < 0 ? -ETIME : r;
+	return zap(p, c) < 0 ? -ETIME : r;
 }
 
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
 	const uint64_t *quiet_seq, struct allowance *allowance, struct evict_result *res)
 {
 	bool huge = false;
-	int r = order_zap(c); /* what an earlier block could not */
+	int r = zap(p, c); /* what an earlier block could not */
 
 	assert(!c->batch);
 	if (r < 0)

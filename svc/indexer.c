@@ -69,6 +69,9 @@ static void take_snapshot(struct client *c, const struct batch *batch, struct sn
 	snap->clock = client_clock(c);
 	if (at == s->block_count || s->block[at].number != number) {
 		snap->write_block = true;
+		space_make_room((void **)&c->rows_gone, c->rows_gone_count, &c->rows_gone_room,
+			sizeof(*c->rows_gone));
+		c->rows_gone[c->rows_gone_count++] = number;
 		return;
 	}
 	struct block *b = &s->block[at];
@@ -97,10 +100,17 @@ static int write_snapshot(struct worker *w, const struct client *c, const struct
 	return r;
 }
 
-/* After a failed transaction: the rows are still to be written. */
+/* After a failed transaction: the rows are still to be written, and those of blocks that are
+ * gone to be removed. */
 static void mark_all_dirty(struct client *c)
 {
 	struct space *s = &c->space;
+
+	for (size_t i = 0; i < c->rows_gone_count; i++) {
+		space_make_room(
+			(void **)&s->dirty, s->dirty_count, &s->dirty_room, sizeof(*s->dirty));
+		s->dirty[s->dirty_count++] = c->rows_gone[i];
+	}
 
 	for (size_t i = 0; i < s->block_count; i++) {
 		s->block[i].leaf->dirty = true;
@@ -254,6 +264,7 @@ static void finish_client(struct pager *p, struct client *c, bool committed)
 			journal_trim(c->journal, c->row_clock);
 		atomic_store(&c->indexed, true);
 	}
+	c->rows_gone_count = 0;
 	gate_unlock(p, c);
 }
 

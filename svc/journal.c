@@ -35,7 +35,7 @@ struct journal {
 	int fd;		   /* owned */
 	struct head *head; /* owned mapping of all of it, which is locked in memory */
 	size_t bytes;
-	uint64_t end;
+	_Atomic uint64_t end; /* others may look how far it has come */
 };
 
 static uint64_t ring_size(const struct journal *j)

@@ -57,6 +57,8 @@ enum journal_event {
 	JOURNAL_GONE,
 	/* A MOVE of a's block, pages [b, c), is about to be posted. */
 	JOURNAL_ORDER,
+	/* Staging is empty: what earlier orders moved is in rows, or was given back. */
+	JOURNAL_ZAPPED,
 };
 
 struct journal;

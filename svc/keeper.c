@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 enum {
-	/* A worker that lived so long didn't die of how it began. */
-	SETTLED_S = 10,
-	/* The first is followed at once: clients wait. */
+	/* One that had come to serve is followed at once, for clients wait; one that didn't, or
+	 * not for that long, mostly dies of what it finds, and so will the next. */
+	SERVED_MS = 20,
 	PAUSE_FIRST_MS = 50,
 	PAUSE_MAX_MS = 5000,
 };
@@ -84,24 +84,27 @@ static void rest(unsigned ms)
 	nanosleep(&pause, NULL);
 }
 
-int keeper_run(const struct state *state, int (*work)(void *arg, bool again), void *arg)
+static unsigned longer(unsigned pause_ms)
+{
+	unsigned ms = pause_ms == 0 ? PAUSE_FIRST_MS : pause_ms * 2;
+	return ms < PAUSE_MAX_MS ? ms : PAUSE_MAX_MS;
+}
+
+int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *arg)
 {
 	sigset_t set;
 	unsigned pause_ms = 0;
 
 	take_signals(&set);
 	for (bool again = false;; again = true) {
-		uint64_t began = now_ms();
+		atomic_store(&state->serves_since_ms, 0);
 		pid_t pid = start_worker(work, arg, again);
 		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, &set);
 		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
 			return WEXITSTATUS(status);
-		if (now_ms() - began >= SETTLED_S * 1000)
-			pause_ms = 0;
+		uint64_t since = atomic_load(&state->serves_since_ms);
+		pause_ms = since != 0 && now_ms() - since >= SERVED_MS ? 0 : longer(pause_ms);
 		say(status, pause_ms);
 		rest(pause_ms);
-		pause_ms = pause_ms == 0 ? PAUSE_FIRST_MS : pause_ms * 2;
-		if (pause_ms > PAUSE_MAX_MS)
-			pause_ms = PAUSE_MAX_MS;
 	}
 }

@@ -11,6 +11,6 @@
  * again: one before it has died. Returns when a worker ended by itself, with its code; but
  * while the state has clients, a worker that fails is followed by another. SIGTERM, SIGINT and
  * SIGHUP are passed on. */
-int keeper_run(const struct state *state, int (*work)(void *arg, bool again), void *arg);
+int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *arg);
 
 #endif

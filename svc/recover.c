@@ -49,6 +49,7 @@ struct replay {
 	struct recovery *all;
 	struct client *client;
 	uint64_t child_at;	     /* where to look for the next JOURNAL_CHILD */
+	uint64_t at;		     /* the entry that is applied */
 	struct region ask;	     /* was about to be unregistered */
 	struct birth_answer *answer; /* owned */
 	size_t answer_count, answer_room;
@@ -312,6 +313,15 @@ static void hold_page(struct client *c, struct batch *b, uint64_t addr, unsigned
 	}
 }
 
+/* When staging was emptied last: what was there before is done with. */
+static void find_zap(struct client *c)
+{
+	for (uint64_t at = c->journal ? journal_begin(c->journal) : 0;
+		c->journal && at < journal_end(c->journal); at++)
+		if (journal_at(c->journal, at)->event == JOURNAL_ZAPPED)
+			c->zapped_clock = at;
+}
+
 static int load_client(struct recovery *r, struct client *c, const struct store_client *row)
 {
 	const struct row_page *page;
@@ -323,6 +333,7 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 			(unsigned long long)row->id);
 		return e;
 	}
+	find_zap(c);
 	c->row_clock = row->clock;
 	atomic_store(&c->indexed, true);
 	r->loading = c;
@@ -334,7 +345,7 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 		struct row_page p;
 		memcpy(&p, &page[i], sizeof(p));
 		struct client *owner = find_client(r, p.owner);
-		if (p.slot < LINK_SLOTS && owner)
+		if (p.slot < LINK_SLOTS && owner && p.clock > owner->zapped_clock)
 			hold_page(c, batch_of(owner, p.addr >> BLOCK_SHIFT), p.addr,
 				(unsigned)p.slot);
 	}
@@ -501,6 +512,8 @@ static void replay_order(struct replay *p, const struct uffd_msg *m)
 	struct client *c = p->client;
 	uint64_t block = m->arg.reserved.reserved1;
 
+	if (p->at < c->zapped_clock)
+		return;
 	for (uint64_t i = m->arg.reserved.reserved2; i < m->arg.reserved.reserved3; i++)
 		if (i < LINK_SLOTS && p->staging[i] != PAGE_NONE)
 			hold_page(c, batch_of(c, block), (block << BLOCK_SHIFT) + i * PAGE_SIZE,
@@ -557,6 +570,7 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 		break;
 	case JOURNAL_CHILD: /* found by the FORK before it */
 	case JOURNAL_GROWN:
+	case JOURNAL_ZAPPED:
 		break;
 	case JOURNAL_MIDWIFE:
 		note_answer(p, m);
@@ -593,6 +607,7 @@ static void replay_journal(struct recovery *r, struct client *c)
 
 	if (at < c->row_clock)
 		at = c->row_clock;
+	find_zap(c);
 	if (c->link)
 		/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
 		order_close(c);
@@ -600,8 +615,8 @@ static void replay_journal(struct recovery *r, struct client *c)
 		memset(p.staging, 0, sizeof(p.staging));
 	p.child_at = at;
 	c->replay = &p;
-	for (; at < end; at++) {
-		const struct uffd_msg m = *journal_at(c->journal, at);
+	for (p.at = at; p.at < end; p.at++) {
+		const struct uffd_msg m = *journal_at(c->journal, p.at);
 		replay_one(&p, &m);
 	}
 	c->replay = NULL;

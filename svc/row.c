@@ -8,10 +8,11 @@
 
 struct head {
 	uint32_t version, flags, regions, pages;
+	uint64_t zapped;
 };
 
 static_assert(
-	sizeof(struct region) == 16 && sizeof(struct row_page) == 24, "as row.h has them");
+	sizeof(struct region) == 16 && sizeof(struct row_page) == 32, "as row.h has them");
 
 /* Is it a page that only its owner's staging has? */
 static bool is_unpacked(const struct space *s, uint32_t e, const struct batch *batch)
@@ -34,9 +35,12 @@ static uint32_t list_pages(
 			uint32_t e = s->block[i].leaf->entry[page];
 			if (!is_unpacked(s, e, batch))
 				continue;
+			const struct client *owner =
+				s->held[entry_value(e) >> HELD_SLOT_BITS]->owner;
 			to[n++] = (struct row_page){
 				.addr = (s->block[i].number << BLOCK_SHIFT) + page * PAGE_SIZE,
-				.owner = s->held[entry_value(e) >> HELD_SLOT_BITS]->owner->id,
+				.owner = owner->id,
+				.clock = client_clock(owner),
 				.slot = entry_value(e) & (BLOCK_PAGES - 1)};
 		}
 	return n;
@@ -52,7 +56,8 @@ uint32_t row_pack(const struct client *c, const struct batch *batch, void **ret)
 
 	*head = (struct head){.version = ROW_VERSION,
 		.flags = (c->failed ? ROW_FAILED : 0) | (space_in_doubt(s) ? ROW_ASK : 0),
-		.regions = (uint32_t)s->region_count};
+		.regions = (uint32_t)s->region_count,
+		.zapped = c->zapped_clock};
 	if (regions > 0)
 		memcpy(at, s->region, regions);
 	head->pages = list_pages(c, batch, (struct row_page *)(void *)(at + regions));
@@ -80,6 +85,7 @@ int row_unpack(struct client *c, const void *bytes, uint32_t length,
 			return -EBADMSG;
 		space_region_add(&c->space, g.start, g.end);
 	}
+	c->zapped_clock = head.zapped;
 	c->failed = head.flags & ROW_FAILED;
 	c->space.doubt.lost = head.flags & ROW_ASK;
 	*ret_pages = (const struct row_page *)(const void *)at;

@@ -6,8 +6,10 @@
  *   4   u32  flags: ROW_FAILED, ROW_ASK
  *   8   u32  regions
  *   12  u32  pages
- *   16       regions * (u64 start, u64 end)
- *   then     pages * (u64 address, u64 the client in whose staging it is, u64 slot) */
+ *   16  u64  the client's clock when its staging was emptied last
+ *   24       regions * (u64 start, u64 end)
+ *   then     pages * (u64 address, u64 the client in whose staging it is, u64 that one's clock,
+ *            u64 slot) */
 #ifndef LARDER_ROW_H
 #define LARDER_ROW_H
 
@@ -26,6 +28,7 @@ uint32_t row_pack(const struct client *c, const struct batch *batch, void **ret)
 
 struct row_page {
 	uint64_t addr, owner;
+	uint64_t clock; /* the owner's, once it was there */
 	uint64_t slot;
 };
 

@@ -340,9 +340,10 @@ void space_set(
 	int held = (entry_state(entry) == PAGE_HELD) - (entry_state(old) == PAGE_HELD);
 	leaf->held = (uint16_t)(leaf->held + held);
 	s->held_pages += (uint64_t)(int64_t)held;
-	/* Rows name blobs, so only a change of what is stored concerns them. */
+	/* Rows name blobs, so only a change of what is out concerns them; of what becomes HELD, the
+	 * blobs are known when they are written (rule 9). */
 	if (entry_blob(old) != entry_blob(entry) ||
-		(entry_state(old) == PAGE_STORED) != (entry_state(entry) == PAGE_STORED)) {
+		(entry_state(old) != entry_state(entry) && (is_out(old) || is_out(entry)))) {
 		leaf->dirty = true;
 		struct block *b = block_at(s, number);
 		if (b && b->leaf == leaf)

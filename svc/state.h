@@ -56,8 +56,9 @@ _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 struct state {
 	uint64_t magic;
 	uint32_t version, reserved;
-	_Atomic uint32_t top; /* records below it were used at some time */
-	char pad[512 - 20];
+	_Atomic uint64_t serves_since_ms; /* CLOCK_MONOTONIC, of this worker; 0: not yet */
+	_Atomic uint32_t top;		  /* records below it were used at some time */
+	char pad[512 - 28];
 	struct state_record record[STATE_RECORDS];
 };
 

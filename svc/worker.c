@@ -18,6 +18,7 @@
 #include "runtime.h"
 #include "sequence.h"
 #include "settings.h"
+#include "state.h"
 #include "uffd.h"
 
 #include <errno.h>
@@ -647,6 +648,7 @@ int worker_run(const struct worker_options *o)
 	if (r == 0) {
 		if (o->again)
 			recover_resume(&w);
+		atomic_store(&o->state->serves_since_ms, worker_now_ms());
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
 		loop_run(&w);
 		log_info("larderd: ending; giving every page back");

@@ -102,6 +102,11 @@ int adopt_block(struct client *c, uint64_t number)
 	return 0;
 }
 
+uint64_t client_clock(const struct client *c)
+{
+	return c->clock;
+}
+
 int indexer_flush(struct pager *p, struct client *c, struct batch *b)
 {
 	(void)p, (void)c, (void)b;

@@ -162,6 +162,11 @@ void store_unref(struct store *s, blob_t b)
 	(void)s, (void)b;
 }
 
+uint64_t client_clock(const struct client *c)
+{
+	return c->clock;
+}
+
 int indexer_flush(struct pager *p, struct client *c, struct batch *batch)
 {
 	(void)p, (void)c, (void)batch;

@@ -1,0 +1,57 @@
+#!/bin/bash
+# The worker is killed again and again, while the guest does all that a program can do to its address
+# space and the service evicts without pause: each next one takes over, no byte is wrong and nobody
+# waits for ever.
+#
+# KILL_SECONDS (20), KILL_THREADS (2), KILL_MB (64), KILL_SEED (from the clock, and printed),
+# KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (more of the guest's),
+# KILL_LOG (where a copy of the service's log goes).
+# shellcheck source=tests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/guest/service.sh
+. "$source_dir/tests/guest/service.sh"
+need python3
+
+seed=${KILL_SEED:-$((RANDOM * 32768 + RANDOM))}
+seconds=${KILL_SECONDS:-20} every=${KILL_EVERY:-300}
+RANDOM=$seed
+echo "KILL_SEED=$seed"
+
+worker() { cat "/proc/$service/task/$service/children"; }
+kills=0
+kill_workers() { # until the guest ends
+	local pid
+	while ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; do
+		sleep "0.$(printf %03d $((RANDOM % every)))"
+		pid=$(worker) || continue
+		[ -z "$pid" ] || kill -9 "${pid// /}" 2>/dev/null || continue
+		kills=$((kills + 1))
+	done
+}
+
+larderd_start "$everyone"
+# shellcheck disable=SC2086 # a list of options
+client_start "$work/bin/larder-guest" --threads "${KILL_THREADS:-2}" --mb "${KILL_MB:-64}" --seed "$seed" \
+	--seconds "$seconds" --child-steps 200 --swarm ${KILL_OPTIONS:-}
+"$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal >"$work/evictor.out" &
+evictor=$!
+started+=("$evictor")
+(
+	sleep $((seconds + 120))
+	guest_hangs
+) &
+watch=$!
+kill_workers
+[ -z "${KILL_LOG:-}" ] || cp "$work/larderd.log" "$KILL_LOG"
+code=0
+wait "$client_pid" || code=$?
+pkill -P "$watch" 2>/dev/null || true
+kill "$watch" 2>/dev/null || true
+wait "$evictor" || fail "the evictor ended with $?"
+cat "$work/evictor.out"
+echo "$kills workers killed, $(grep -c 'took over' "$work/larderd.log") took over"
+[ "$code" -eq 0 ] || fail "the guest ended with $code"
+grep 'pages verified$' "$work/client.out"
+[ "$kills" -gt 0 ] || fail 'nothing was killed'
+wait_for larder status || fail 'the last worker does not answer'
+larderd_stop
