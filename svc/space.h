@@ -121,6 +121,14 @@ struct doubt {
 	unsigned open_count;
 	struct region kept[DOUBT_MAX]; /* unmapped, and still on record for that */
 	unsigned kept_count;
+	/* Discards of what wasn't on record: it may have been moved there, and its REMAP be
+	 * still to be read. met: it was. */
+	struct late {
+		struct region at;
+		bool met;
+	} late[DOUBT_MAX];
+	unsigned late_count;
+	bool late_met; /* one of them */
 	bool lost; /* more than could be noted: everything is in doubt */
 };
 
@@ -227,7 +235,9 @@ void space_set_state(struct space *s, uint64_t addr, enum page_state state);
 void space_row_outdated(struct space *s, uint64_t number);
 
 /* ---- events ---- */
-/* REMOVE: pages become ABSENT, and SUSPECT where they may be present. */
+/* REMOVE: pages become ABSENT, and SUSPECT where they may be present. So does what a REMAP brings
+ * to what isn't on record, if nothing tells until the fence is down that something else had been
+ * there. */
 void space_remove(struct space *s, uint64_t start, uint64_t end);
 /* UNMAP: entries and regions go, and what was out is kept aside; unless it is in doubt, when
  * all stays until the kernel was asked. */
@@ -240,8 +250,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
-/* The fence was seen down, and nothing is in doubt: no fork can be older than what is kept
- * aside, and children that were forked before have been told of all steps. */
+/* The fence was seen down, and nothing else is to be asked: no fork can be older than what is
+ * kept aside, and children that were forked before have been told of all steps. */
 void space_forget_aside(struct space *s);
 /* Pages that aren't out become SUSPECT: one of them may be about to be zapped. */
 void space_suspect(struct space *s, uint64_t start, uint64_t end);

@@ -804,6 +804,8 @@ static void carry_out(struct space *s, const struct plan *plan)
 void space_bear_none(struct space *child)
 {
 	child->unborn = false;
+	child->doubt.late_count = 0;
+	child->doubt.late_met = false;
 	space_drop_aside(child);
 }
 
@@ -837,7 +839,9 @@ int space_bear(
 		plan_close(child->graveyard, &plan);
 		view_close(&v);
 	}
-	if (r == 0)
+	if (r == 0) {
+		space_bear_late(child, &some.step[v.before], some.count - v.before);
 		space_bear_none(child);
+	}
 	return r;
 }
