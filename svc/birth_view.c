@@ -137,6 +137,10 @@ int view_open(struct view *v)
 	v->found = view_zeroed(l->count);
 	match_unmaps(v);
 	cut(v, 0);
+	for (unsigned i = 0; i < m->grown_count; i++) {
+		cut(v, m->grown[i].start);
+		cut(v, m->grown[i].end);
+	}
 	cut_at(v, l->step, l->count);
 	cut_at(v, m->line, m->line_count);
 	cut_at(v, m->early, m->early_count);

@@ -8,7 +8,8 @@
 enum {
 	NO = 0,
 	YES = 1,
-	OPEN = 2, /* not known, and doesn't matter: nothing is there any more, if it was */
+	/* Not known. Mostly it doesn't matter: nothing is there any more, if it was. */
+	OPEN = 2,
 };
 #define GONE UINT64_MAX
 

@@ -639,9 +639,67 @@ static void with_dontunmap(void **state)
 	many((uint64_t)time(NULL) << 20, ROUNDS, true);
 }
 
+/* ---- growth in place ---- */
+
+/* Eight pages were out, and were unmapped; a neighbour has grown over the first four by the
+ * time that FORK is read. */
+struct grown {
+	uint64_t base;
+	bool before; /* the page tables were copied before all that */
+};
+
+static int is_registered_by_any(void *arg, uint64_t addr)
+{
+	const struct grown *g = arg;
+
+	return addr < g->base + 4 * PAGE_SIZE ? 2 : g->before;
+}
+
+/* What the neighbour hasn't grown over tells whether the child was forked before. */
+static void growth_tells_nothing_but_its_surroundings_do(void **state)
+{
+	(void)state;
+	for (int before = 0; before < 2; before++) {
+		struct grown g = {.base = 0x7f0000000000, .before = before};
+		const struct region grown = {g.base, g.base + 4 * PAGE_SIZE};
+		const struct midwife m = {.registered = is_registered_by_any,
+			.arg = &g,
+			.grown = &grown,
+			.grown_count = 1};
+		struct graveyard graveyard;
+		struct space parent, child;
+
+		graveyard_init(&graveyard, NULL);
+		space_init(&parent, &graveyard);
+		space_init(&child, &graveyard);
+		space_region_add(&parent, g.base, g.base + 8 * PAGE_SIZE);
+		for (unsigned i = 0; i < 8; i++)
+			space_set(&parent, g.base >> BLOCK_SHIFT,
+				space_leaf(&parent, g.base >> BLOCK_SHIFT), i,
+				entry_make(PAGE_STORED, i + 1));
+		space_unmap(&parent, g.base, g.base + 8 * PAGE_SIZE);
+		struct steps *steps = space_fork(&parent, &child);
+		assert_int_equal(space_bear(&child, steps, 1, &m), 0);
+		assert_int_equal(child.out_pages, before ? 8 : 0);
+		for (unsigned i = 0; i < 8 && before; i++)
+			assert_int_equal(
+				entry_value(space_entry(&child, g.base + i * PAGE_SIZE)),
+				i + 1);
+		space_check(&child);
+		steps_unref(steps);
+		space_done(&parent);
+		space_done(&child);
+		for (struct leaf *l = graveyard_take(&graveyard), *next; l; l = next) {
+			next = l->next;
+			leaf_free(&graveyard, l);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(growth_tells_nothing_but_its_surroundings_do),
 		cmocka_unit_test(moves_and_forks),
 		cmocka_unit_test(with_dontunmap),
 	};
