@@ -5,6 +5,7 @@
 #include "batch.h"
 #include "pager.h"
 #include "points.h"
+#include "recover.h"
 #include "settle.h"
 #include "space_internal.h"
 #include "worker.h"
@@ -79,6 +80,18 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	space_init(&c->space, &w->graveyard);
 	of(uffd)->client = c;
 	return c;
+}
+
+void worker_record_client(struct worker *w, struct client *c)
+{
+	(void)w, (void)c;
+}
+
+/* Nothing is read again here. */
+void recover_fork(struct client *parent, int ufd, struct birth_fork *ret)
+{
+	(void)parent, (void)ufd, (void)ret;
+	fail();
 }
 
 void worker_publish_client(struct worker *w, struct client *c)
