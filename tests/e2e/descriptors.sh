@@ -36,7 +36,8 @@ client_wait
 evict_fully
 
 descriptors=$(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c)
-prlimit --pid "$service" --nofile=$((descriptors + 120))
+# The worker's limit counts; its table is the keeper's too.
+prlimit --pid "$(json .service.pid)" --nofile=$((descriptors + 120))
 first=$client_pid
 for _ in $(seq 20); do
 	client_start sleep 1000
