@@ -25,6 +25,7 @@
 
 enum {
 	RESERVE_FDS = 256,
+	CLIENT_FDS = 10, /* that a handshake takes, one after the other */
 	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
 	CLOSES_MAX = 4096,
 };
@@ -123,7 +124,9 @@ static void refuse(struct attachment *a)
 }
 
 /* Descriptors kept for what can't wait: a FORK that finds none holds its program up. The lowest
- * free number is what the next one gets, so a high one says that few are left (rule 13). */
+ * free number is what the next one gets, so a high one says that few are left (rule 13). So
+ * does one that is in use a client's worth higher, when a low one was free by chance, of a
+ * handshake that ended. Asked at each step: when many begin at once, all find enough. */
 static bool eats_reserve(int fd)
 {
 	struct rlimit limit;
@@ -131,7 +134,8 @@ static bool eats_reserve(int fd)
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return false;
 	rlim_t reserve = limit.rlim_cur / 4 < RESERVE_FDS ? limit.rlim_cur / 4 : RESERVE_FDS;
-	return (rlim_t)fd >= limit.rlim_cur - reserve;
+	return (rlim_t)fd >= limit.rlim_cur - reserve ||
+	       fcntl((int)(limit.rlim_cur - reserve) + CLIENT_FDS, F_GETFD) >= 0;
 }
 
 int attach_accept(struct worker *w, struct attachment **ret)
@@ -290,6 +294,8 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 		return 1; /* not managed: not an error */
 	}
 	r = link_new(a);
+	if (r == 0 && eats_reserve(a->doorbell))
+		r = -EMFILE;
 	if (r < 0)
 		return r;
 	/* From here on the kernel says who sends: the agent, by its number in our namespace. */
@@ -429,6 +435,8 @@ static int on_ready(struct worker *w, struct attachment *a, const struct message
 		r = -EBADF;
 	else if (fcntl(uffd, F_SETFL, O_NONBLOCK) < 0)
 		r = -errno;
+	else if (eats_reserve(uffd))
+		r = -EMFILE;
 	else if (is_one_too_many(w, a)) /* others said HELLO at the same time */
 		r = -EUSERS;
 	else
@@ -505,7 +513,7 @@ static int on_ready_to_join(
 		r = open_memory(a, &mem, &pagemap);
 	if (r < 0)
 		return r;
-	r = check_agent(a);
+	r = eats_reserve(pagemap) ? -EMFILE : check_agent(a);
 	if (r == 0)
 		r = join_find(w, a->peer.uid, pagemap, a->bell_at, &c);
 	if (r == 0) {
@@ -541,6 +549,8 @@ static const char *reason(int r)
 		return "the userfaultfd is not of its own memory";
 	case -EUSERS:
 		return "its user has enough programs here";
+	case -EMFILE:
+		return "too few descriptors are left";
 	case -ESRCH:
 		return "it ended or execed meanwhile, or the agent doesn't share its memory";
 	default:

@@ -171,8 +171,11 @@ static void note_growth(struct birth *b, const struct client *parent)
 	close(maps);
 }
 
-/* Is what the child has there a mapping that had grown there when it was forked, in the place
- * of one that was gone by then? */
+/* May what the child has there be a mapping that had grown there when it was forked, in the
+ * place of one that was gone by then? Or it was forked before, and has that one: the parent's
+ * mapping has grown by now in either case. What lies beside the growth tells which. Where that
+ * is all of what was unmapped, it is taken for the growth, which it mostly is: then FORK is
+ * read right after, else it would have been held up from before the unmapping on. */
 static bool grown_over(const struct birth *b, uint64_t addr)
 {
 	bool grown = false, gone = false;
@@ -350,7 +353,7 @@ static int is_registered(void *arg, uint64_t addr)
 
 	if (r >= 0)
 		list_add(&child->birth->answers, addr, 0, (uint64_t)r);
-	return r == 1 && grown_over(child->birth, addr) ? 0 : r;
+	return r == 1 && grown_over(child->birth, addr) ? 2 : r;
 }
 
 static int try_to_bear(struct client *child)
@@ -367,6 +370,8 @@ static int try_to_bear(struct client *child)
 	}
 	const struct midwife m = {.registered = is_registered,
 		.arg = child,
+		.grown = b->grown,
+		.grown_count = b->grown_count,
 		.line = b->line.step,
 		.line_count = b->line.count,
 		.early = early.step,

@@ -107,6 +107,7 @@ struct client {
 	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
 	 */
 	uint64_t ended_ms;
+	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */
 	uint32_t order_seq;

@@ -79,6 +79,9 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	/* Unread, an event could change what the range means: not while the fence is up. */
 	if (uffd_fence_up(c->uffd) || space_in_doubt(&c->space))
 		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
+	/* A fork that begins from here on has what is unregistered now, and no step of before
+	 * would explain it. */
+	settle_forget(c);
 	journal_add(c->journal, JOURNAL_ASK, g.start, g.end, 0, 0);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
 	if (r == -ENOMEM)

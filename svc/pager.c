@@ -95,9 +95,9 @@ static void stop_client(struct client *c, uint64_t addr)
 	c->failed = true;
 	atomic_fetch_add(&c->worker->corrupt_pages, 1);
 	log_error("client %d (%s): page 0x%llx can't be restored exactly: its blob is damaged; "
-		  "the "
-		  "client is stopped (SIGSTOP) rather than shown something else",
-		(int)c->pid, c->exe, (unsigned long long)addr);
+		  "rather than shown something else, the client %s",
+		(int)c->pid, c->exe, (unsigned long long)addr,
+		c->pidfd >= 0 ? "is stopped (SIGSTOP)" : "waits for ever");
 	if (c->pidfd >= 0)
 		syscall(SYS_pidfd_send_signal, c->pidfd, SIGSTOP, NULL, 0);
 }

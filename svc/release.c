@@ -1,7 +1,9 @@
 #include "release.h"
+#include "cleanup.h"
 #include "give_back.h"
 #include "log.h"
 #include "order.h"
+#include "owner.h"
 #include "pager.h"
 #include "uffd.h"
 #include "worker.h"
@@ -12,16 +14,32 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SLICE_MS = 100, BELL_TRIES = 1000 };
+enum { SLICE_MS = 100, BELL_TRIES = 1000, OWNER_TRIES = 1000 };
+
+/* Of a forked child that has no agent. */
+static int find_owner(struct pager *p, struct client *c, pid_t *ret_pid)
+{
+	int r = -EAGAIN;
+
+	for (int i = 0; i < OWNER_TRIES && r == -EAGAIN; i++) {
+		pager_service(p, c);
+		r = owner_find(c->uffd, ret_pid);
+	}
+	return r;
+}
 
 /* Whose page can't be given back must not go on: it would read zeros once we are gone (rule 8).
  */
-static void give_up(struct client *c, int r)
+static void give_up(struct pager *p, struct client *c, int r)
 {
-	log_error("client %d (%s): not all of its pages could be given back: %s; it is killed",
-		(int)c->pid, c->exe, strerror(-r));
-	if (c->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
+	pid_t pid = c->pid;
+	_cleanup_fd_ int found = c->pidfd < 0 ? find_owner(p, c, &pid) : -1;
+	int pidfd = found >= 0 ? found : c->pidfd;
+
+	log_error("client %d (%s): not all of its pages could be given back: %s; %s", (int)pid,
+		c->exe, strerror(-r), pidfd >= 0 ? "it is killed" : "it can't be found");
+	if (pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	client_mark_gone(c);
 }
 
@@ -44,7 +62,7 @@ static size_t release_pass(struct worker *w, struct pager *p)
 			had++;
 			int r = give_back(p, c, 0, 1ULL << 47, SLICE_MS);
 			if (r < 0 && r != -ESRCH && r != -EAGAIN)
-				give_up(c, r);
+				give_up(p, c, r);
 		}
 		client_unref(c);
 	}

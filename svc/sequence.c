@@ -77,15 +77,34 @@ static bool makes_room(
 	       must_wait(s, waiting);
 }
 
-/* Could it have happened before one that was read before it? */
-static bool may_overtake(
-	const struct space *s, const struct uffd_msg *m, const struct uffd_msg *other)
+/* Is the k-th a discard of what one before it brings to where the i-th makes room? */
+static bool discards_arrival(const struct client *c, size_t k, size_t i)
 {
-	if (overlap(source_of(m), source_of(other)) ||
-		overlap(target_of(m), source_of(other)) ||
-		overlap(target_of(m), target_of(other)))
+	const struct uffd_msg *m = c->waiting;
+	struct region what = source_of(&m[k]);
+
+	for (size_t j = 0; j < k; j++) {
+		struct region to = target_of(&m[j]);
+		if (to.start <= what.start && what.end <= to.end &&
+			makes_room(&c->space, &m[i], &m[j]))
+			return true;
+	}
+	return false;
+}
+
+/* Could the i-th have happened before the k-th, which was read before it? A discard of where it
+ * moves something is of that. */
+static bool may_overtake(const struct client *c, size_t i, size_t k)
+{
+	const struct uffd_msg *m = &c->waiting[i], *other = &c->waiting[k];
+	bool discard = other->event == UFFD_EVENT_REMOVE;
+
+	if (overlap(source_of(m), source_of(other)) && !(discard && discards_arrival(c, k, i)))
 		return false;
-	return !overlap(source_of(m), target_of(other)) || makes_room(s, m, other);
+	if (overlap(target_of(m), target_of(other)) ||
+		(overlap(target_of(m), source_of(other)) && !discard))
+		return false;
+	return !overlap(source_of(m), target_of(other)) || makes_room(&c->space, m, other);
 }
 
 /* Is it one that others wait for? */
@@ -96,7 +115,7 @@ static bool wanted(const struct client *c, size_t i)
 	for (size_t k = 0; k < c->waiting_count; k++) {
 		if (k != i && makes_room(&c->space, &c->waiting[i], &c->waiting[k]))
 			wanted = true;
-		if (k < i && !may_overtake(&c->space, &c->waiting[i], &c->waiting[k]))
+		if (k < i && !may_overtake(c, i, k))
 			return false;
 	}
 	return wanted;

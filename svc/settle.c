@@ -64,7 +64,7 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 
 void settle_forget(struct client *c)
 {
-	if (c->space.steps)
+	if (c->space.steps || c->space.doubt.late_count > 0)
 		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
 	space_forget_aside(&c->space);
 }

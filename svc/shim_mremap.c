@@ -72,57 +72,86 @@ static bool failed(long r)
 	return r < 0 && r > -4096;
 }
 
-/* Moves each mapping from `at` on to the same place in the target; gaps stay gaps. */
-static long move_each(int maps, uintptr_t at, uintptr_t end, int flags, uintptr_t to)
+/* How far a move has come. */
+struct way {
+	uintptr_t at, end, to; /* what is left, and where it goes */
+	bool begun;
+};
+
+static bool same_mapping(bool a_there, const struct procmap_query *a, bool b_there,
+	const struct procmap_query *b)
+{
+	return a_there == b_there &&
+	       (!a_there || (a->vma_start == b->vma_start && a->vma_end == b->vma_end));
+}
+
+/* Moves what was one mapping when it was looked up. A part of it may have been registered by
+ * itself since then: what lies before that has moved when the kernel refuses. How much that is
+ * shows in the target; not where it was, for another thread may have got that place. */
+static long move_one(int maps, struct way *w, uintptr_t until, int flags)
+{
+	struct procmap_query before, now;
+	size_t len = until - w->at;
+	bool was_there = maps_find(maps, w->to, false, &before);
+	long r = RAWCALL(SYS_mremap, w->at, len, len, flags, w->to, 0);
+
+	if (r == -EFAULT) {
+		bool is_there = maps_find(maps, w->to, false, &now);
+		if (!is_there || same_mapping(was_there, &before, is_there, &now))
+			return r;
+		if ((uintptr_t)now.vma_end - w->to < len)
+			len = (uintptr_t)now.vma_end - w->to;
+	}
+	if (failed(r) && r != -EFAULT)
+		return r;
+	w->at += len;
+	w->to += len;
+	w->begun = true;
+	return r;
+}
+
+/* Moves each mapping on the way to the same place in the target; gaps stay gaps. */
+static long move_each(int maps, struct way *w, int flags)
 {
 	struct procmap_query q;
-	long r = (long)to;
+	long r = 1;
 
-	while (at < end && maps_find(maps, at, true, &q) && q.vma_start < end) {
-		uintptr_t from = q.vma_start > at ? (uintptr_t)q.vma_start : at;
-		uintptr_t until = q.vma_end < end ? (uintptr_t)q.vma_end : end;
-		r = RAWCALL(SYS_mremap, from, until - from, until - from, flags,
-			to + (from - at), 0);
+	while (w->at < w->end && maps_find(maps, w->at, true, &q) && q.vma_start < w->end) {
+		uintptr_t from = q.vma_start > w->at ? (uintptr_t)q.vma_start : w->at;
+		w->to += from - w->at;
+		w->at = from;
+		r = move_one(
+			maps, w, q.vma_end < w->end ? (uintptr_t)q.vma_end : w->end, flags);
 		if (failed(r))
 			return r;
-		to += until - at;
-		at = until;
 	}
 	return r;
 }
 
-/* 1: there is only one, or /proc can't be read; nothing was done. *ret_there: something is
- * mapped where the range begins. */
-static long by_mapping(uintptr_t old, size_t len, int flags, uintptr_t to, bool *ret_there)
+/* 1: nothing is mapped there, or /proc can't be read; nothing was done. */
+static long by_mapping(struct way *w, int flags)
 {
 	int maps = maps_open();
 	struct procmap_query q;
+	uintptr_t to = w->to;
 	long r = 1;
 
-	*ret_there = maps_find(maps, old, false, &q);
-	if (*ret_there && q.vma_end < old + len) {
-		r = move_each(maps, old, old + len, flags, to);
-		r = failed(r) ? r : (long)to;
-	}
+	if (maps_find(maps, w->at, false, &q))
+		r = move_each(maps, w, flags);
 	maps_close(maps);
-	return r;
+	return failed(r) || r == 1 ? r : (long)to;
 }
 
-/* A part was registered just then, by itself: what lay before it has moved when the kernel
- * refuses, so the rest goes after it. Called with the range given back. 1: nothing has moved.
- */
-static long the_rest(uintptr_t old, size_t len, int flags, uintptr_t to)
+/* Of a move that has begun. Called with the range given back. */
+static long the_rest(struct way *w, int flags, uintptr_t to)
 {
 	int maps = maps_open();
-	struct procmap_query q;
-	long r = 1;
+	long r = maps < 0 ? RAWCALL(SYS_mremap, w->at, w->end - w->at, w->end - w->at, flags,
+				    w->to, 0)
+			  : move_each(maps, w, flags);
 
-	if (maps >= 0 && !maps_find(maps, old, false, &q) && maps_find(maps, to, false, &q)) {
-		r = move_each(maps, old, old + len, flags, to);
-		r = failed(r) ? r : (long)to;
-	}
 	maps_close(maps);
-	return r;
+	return failed(r) ? r : (long)to;
 }
 
 static bool is_zero(const uint64_t *page)
@@ -216,11 +245,10 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	 * in a child that another thread forks just then: so it is unregistered before. */
 	long r = shim_page && old_len > 0 && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
 
-	bool several =
-		r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to);
+	struct way way = {.at = old, .end = old + whole_pages(old_len), .to = to};
 
-	if (several)
-		r = by_mapping(old, whole_pages(old_len), flags, to, &several);
+	if (r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to))
+		r = by_mapping(&way, flags);
 	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
 		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	if (r == 1)
@@ -232,11 +260,10 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	struct shim_call call;
 	shim_give_back(&call, (const void *)old, old_len);
 	shim_touch_in_child((const void *)old, old_len, false);
-	r = several ? the_rest(old, whole_pages(old_len), flags, to) : 1;
-	if (r == 1)
-		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
+	r = way.begun ? the_rest(&way, flags, to)
+		      : RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	shim_end(&call);
-	if (r == -EFAULT && could_be_one(old, whole_pages(old_len)))
+	if (r == -EFAULT && !way.begun && could_be_one(old, whole_pages(old_len)))
 		r = by_copy(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	return r;
 }

@@ -121,7 +121,15 @@ struct doubt {
 	unsigned open_count;
 	struct region kept[DOUBT_MAX]; /* unmapped, and still on record for that */
 	unsigned kept_count;
-	bool lost; /* more than could be noted: everything is in doubt */
+	/* Discards of what wasn't on record: it may have been moved there, and its REMAP be
+	 * still to be read. met: it was. */
+	struct late {
+		struct region at;
+		bool met;
+	} late[DOUBT_MAX];
+	unsigned late_count;
+	bool late_met; /* one of them */
+	bool lost;     /* more than could be noted: everything is in doubt */
 };
 
 /* UNMAPs and REMAPs in the order in which they were read, from one moment when the fence was
@@ -229,7 +237,9 @@ void space_set_state(struct space *s, uint64_t addr, enum page_state state);
 void space_row_outdated(struct space *s, uint64_t number);
 
 /* ---- events ---- */
-/* REMOVE: pages become ABSENT, and SUSPECT where they may be present. */
+/* REMOVE: pages become ABSENT, and SUSPECT where they may be present. So does what a REMAP
+ * brings to what isn't on record, if nothing tells until the fence is down that something else
+ * had been there. */
 void space_remove(struct space *s, uint64_t start, uint64_t end);
 /* UNMAP: entries and regions go, and what was out is kept aside; unless it is in doubt, when
  * all stays until the kernel was asked. */
@@ -242,8 +252,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
-/* The fence was seen down, and nothing is in doubt: no fork can be older than what is kept
- * aside, and children that were forked before have been told of all steps. */
+/* The fence was seen down, and nothing else is to be asked: no fork can be older than what is
+ * kept aside, and children that were forked before have been told of all steps. */
 void space_forget_aside(struct space *s);
 /* Pages that aren't out become SUSPECT: one of them may be about to be zapped. */
 void space_suspect(struct space *s, uint64_t start, uint64_t end);
@@ -256,10 +266,14 @@ void space_fork_unborn(struct space *parent, struct space *child);
 
 /* What an unborn child asks of the kernel, and knows otherwise. */
 struct midwife {
-	/* Is the address registered in the child? 1, 0, or -EAGAIN: an event of the child's is
-	 * in flight, and has to be read before anything can be asked. Other errors end it. */
+	/* Is the address registered in the child? 1, 0; 2: it is, which doesn't tell by what;
+	 * or -EAGAIN: an event of the child's is in flight, and has to be read before anything
+	 * can be asked. Other errors end it. */
 	int (*registered)(void *arg, uint64_t addr);
 	void *arg;
+	/* Where its answers change, besides the ends of steps. */
+	const struct region *grown;
+	unsigned grown_count;
 	/* Calls of parents that were never born, made after all steps, in their order. */
 	const struct step *line;
 	size_t line_count;

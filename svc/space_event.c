@@ -76,12 +76,11 @@ static void count_event(struct space *s)
 		s->older->events++;
 }
 
-void space_remove(struct space *s, uint64_t start, uint64_t end)
+/* What of it is on record. Returns how much that is. */
+static uint64_t discard(struct space *s, uint64_t start, uint64_t end)
 {
 	uint64_t on_record = 0;
 
-	s->remove_seq++;
-	count_event(s);
 	for (size_t r = 0; r < s->region_count; r++) {
 		uint64_t from = s->region[r].start > start ? s->region[r].start : start;
 		uint64_t to = s->region[r].end < end ? s->region[r].end : end;
@@ -91,8 +90,115 @@ void space_remove(struct space *s, uint64_t start, uint64_t end)
 			remove_piece(s, piece_of(n, from, to));
 		on_record += to - from;
 	}
+	return on_record;
+}
+
+/* ---- late ---- */
+
+/* A discard of what isn't on record. Perhaps another thread had moved it there, and has not
+ * raised its event yet: then the discard is of what REMAP will bring. Or there was something
+ * else (it had grown there in place, or was unmapped just then), and what comes must stay: then
+ * an event tells that it left, before or after. So it is decided when the fence is down. Where
+ * both are possible the bytes stay: only a program that asks the kernel how far another
+ * thread's call has come could tell that they ought to be gone. */
+static void add_late(struct doubt *d, uint64_t start, uint64_t end, bool met)
+{
+	if (start >= end)
+		return;
+	/* The oldest goes: its bytes stay. */
+	if (d->late_count == DOUBT_MAX)
+		memmove(d->late, d->late + 1, --d->late_count * sizeof(d->late[0]));
+	d->late[d->late_count++] = (struct late){.at = {start, end}, .met = met};
+	d->late_met |= met;
+}
+
+static void note_late(struct doubt *d, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < d->unmapped_count; i++)
+		if (d->unmapped[i].start < end && start < d->unmapped[i].end)
+			return;
+	for (unsigned i = 0; i < d->late_count; i++)
+		if (d->late[i].at.start <= start && end <= d->late[i].at.end)
+			return;
+	if (!d->lost)
+		add_late(d, start, end, false);
+}
+
+static void note_gaps(struct space *s, uint64_t start, uint64_t end)
+{
+	for (size_t r = 0; r < s->region_count && start < end; r++) {
+		struct region g = s->region[r];
+		if (g.end <= start)
+			continue;
+		if (start < g.start)
+			note_late(&s->doubt, start, g.start < end ? g.start : end);
+		start = g.end;
+	}
+	if (start < end)
+		note_late(&s->doubt, start, end);
+}
+
+/* Something left the place. */
+static void late_no_more(struct doubt *d, uint64_t start, uint64_t end)
+{
+	struct late old[DOUBT_MAX];
+	unsigned count = d->late_count;
+
+	memcpy(old, d->late, count * sizeof(old[0]));
+	d->late_count = 0;
+	d->late_met = false;
+	for (unsigned i = 0; i < count; i++) {
+		struct region g = old[i].at;
+		if (g.end <= start || end <= g.start) {
+			add_late(d, g.start, g.end, old[i].met);
+			continue;
+		}
+		add_late(d, g.start, start, old[i].met);
+		add_late(d, end, g.end, old[i].met);
+	}
+}
+
+/* Something came to the place. */
+static void late_meets(struct doubt *d, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < d->late_count; i++)
+		if (d->late[i].at.start < end && start < d->late[i].at.end)
+			d->late[i].met = d->late_met = true;
+}
+
+/* All that can have left or come was told. */
+static void settle_late(struct space *s)
+{
+	struct doubt *d = &s->doubt;
+
+	for (unsigned i = 0; i < d->late_count; i++)
+		if (d->late[i].met)
+			discard(s, d->late[i].at.start, d->late[i].at.end);
+	d->late_count = 0;
+	d->late_met = false;
+}
+
+void space_bear_late(struct space *child, const struct step *step, size_t count)
+{
+	struct doubt *d = &child->doubt;
+
+	for (size_t i = 0; i < count; i++) {
+		late_no_more(d, step[i].from, step[i].from + step[i].len);
+		if (step[i].to < STEP_REMOVE)
+			late_meets(d, step[i].to, step[i].to + step[i].len);
+	}
+	settle_late(child);
+}
+
+void space_remove(struct space *s, uint64_t start, uint64_t end)
+{
+	s->remove_seq++;
+	count_event(s);
+	if (discard(s, start, end) == end - start)
+		return;
 	/* Registered, and not on record yet. */
-	s->strays |= on_record < end - start;
+	s->strays = true;
+	note_gaps(s, start, end);
 }
 
 /* ---- aside ---- */
@@ -126,6 +232,7 @@ void space_drop_aside(struct space *s)
 void space_forget_aside(struct space *s)
 {
 	space_drop_aside(s);
+	settle_late(s);
 	s->doubt.unmapped_count = s->doubt.target_count = s->doubt.open_count = 0;
 	s->doubt.kept_count = 0;
 	s->doubt.lost = false;
@@ -305,7 +412,8 @@ static void keep_no_more(struct doubt *d, uint64_t start, uint64_t end)
 
 bool space_in_doubt(const struct space *s)
 {
-	return s->unborn || s->overtaken || s->doubt.open_count > 0 || s->doubt.lost;
+	return s->unborn || s->overtaken || s->doubt.open_count > 0 || s->doubt.lost ||
+	       s->doubt.late_met;
 }
 
 /* Of what a REMAP was read for, fence up since: which came last, only the kernel knows, and
@@ -315,6 +423,7 @@ void space_unmap(struct space *s, uint64_t start, uint64_t end)
 	struct doubt *d = &s->doubt;
 
 	add_step(s, start, STEP_UNMAP, end - start);
+	late_no_more(d, start, end);
 	if (note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count, d->target,
 		    d->target_count)) {
 		if (d->kept_count == DOUBT_MAX)
@@ -398,6 +507,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 	struct cargo *cargo;
 
 	add_step(s, from, to, len);
+	late_no_more(d, from, from + len);
+	late_meets(d, to, to + len);
 	/* All out before any goes in: the two ranges may share a block. */
 	size_t count = load_all(s, from, from + len, &cargo);
 	drop_pages(s, to, to + len, true); /* nothing, unless its UNMAP is still to be read */
@@ -446,7 +557,9 @@ void space_fork_unborn(struct space *parent, struct space *child)
 		space_block_insert(child, parent->block[i].number,
 			leaf_for_child(parent, parent->block[i].leaf));
 	fork_aside(parent, child);
-	/* What the parent is in doubt of is among the steps. */
+	/* What else the parent is in doubt of is among the steps. */
+	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
+	child->doubt.late_count = parent->doubt.late_count;
 	child->unborn = true;
 }
 
@@ -454,6 +567,9 @@ void space_inherit_doubt(const struct space *parent, struct space *child)
 {
 	child->doubt.open_count = parent->doubt.open_count;
 	child->doubt.lost = parent->doubt.lost;
+	child->doubt.late_count = parent->doubt.late_count;
+	child->doubt.late_met = parent->doubt.late_met;
+	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
 	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
 }
 

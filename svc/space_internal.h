@@ -28,5 +28,7 @@ struct piece {
 /* What is out in a part of a leaf goes to `to`, with a reference of its own to each blob. */
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
 void space_drop_aside(struct space *s);
+/* What its parent discarded before FORK was read, and steps behind that have brought, or not. */
+void space_bear_late(struct space *child, const struct step *step, size_t count);
 
 #endif

@@ -8,6 +8,7 @@
 #include "log.h"
 #include "maps.h"
 #include "order.h"
+#include "owner.h"
 #include "pagemap.h"
 #include "policy.h"
 #include "process.h"
@@ -212,6 +213,27 @@ static void end_if_execed(struct client *c)
 		end_agent(c);
 }
 
+/* A forked child that is answered no more, and has no agent: without a name for it, nobody
+ * could tell which one hangs. Here, as it takes longer than a reader has. */
+static void name_failed(struct client *c)
+{
+	pid_t pid;
+
+	if (c->named || c->pidfd >= 0 || pthread_mutex_trylock(&c->gate) != 0)
+		return;
+	bool failed = c->failed;
+	pthread_mutex_unlock(&c->gate);
+	if (atomic_load(&c->pending))
+		worker_retry_later(c->worker, c, 1);
+	_cleanup_fd_ int pidfd = failed ? owner_find(c->uffd, &pid) : -EAGAIN;
+	if (pidfd == -EAGAIN)
+		return;
+	c->named = true;
+	if (pidfd >= 0)
+		log_error("client %llu (%s): the child that isn't answered is process %d",
+			(unsigned long long)c->id, c->exe, (int)pid);
+}
+
 static bool drop_if_gone(struct worker *w, struct client *c)
 {
 	if (!is_gone(c))
@@ -239,6 +261,8 @@ static bool sweep(struct worker *w)
 				end_agent(c);
 			else if (c->pidfd >= 0 && c->agent_pid != 0)
 				end_if_execed(c);
+			else
+				name_failed(c);
 		}
 		client_unref(c);
 	}

@@ -265,10 +265,28 @@ static void borrowed_number(void)
 	_exit(0);
 }
 
+/* A client's bell is write-protected. */
+static void expect_taken(const struct hostile *h, uint64_t bell)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct pollfd end = {.fd = h->socket, .events = POLLIN};
+	uint64_t word = 0;
+
+	for (int i = 0; !(word & PM_UFFD_WP); i++) {
+		if (poll(&end, 1, 10) != 0 || i == PATIENCE_MS / 10)
+			die("what is right isn't taken");
+		if (pread(pagemap, &word, sizeof(word),
+			    (off_t)(bell / LINK_PAGE * sizeof(word))) != sizeof(word))
+			die("pagemap");
+	}
+	close(pagemap);
+}
+
 static void addresses(void)
 {
 	const uint64_t kernel = 0xffff888000000000, top = (1ULL << 47) - BLOCK;
 	uint64_t staging = (uintptr_t)map_aligned(STAGING), bell = (uintptr_t)map(LINK_PAGE);
+	*(volatile uint8_t *)bell = 1; /* there, so that it can be write-protected */
 	const struct {
 		uint64_t staging, bell;
 	} bad[] = {{staging + LINK_PAGE, bell}, {staging + 1, bell}, {staging, bell + 1},
@@ -285,6 +303,10 @@ static void addresses(void)
 		expect_refused(&h, "a bad address is taken");
 		forget(&h);
 	}
+	/* Nothing else was wrong with them. */
+	struct hostile h = introduce();
+	say_ready(&h, staging, bell, &h.uffd, 1);
+	expect_taken(&h, bell);
 }
 
 static void sealed(void)
@@ -547,13 +569,19 @@ static void demanding(void)
 	if (pthread_create(&thread, NULL, ring, h->bell) != 0)
 		die("pthread_create");
 	ready();
+	bool senseless[LINK_REQUESTS] = {false};
 	for (unsigned i = 0;; i = (i + 1) % LINK_REQUESTS) {
 		struct link_request *q = &h->link->request[i];
 		if (atomic_load(&q->state) == LINK_POSTED)
 			continue;
+		if (senseless[i] && q->result != -EINVAL)
+			die("a senseless request is carried out");
 		q->op = (uint32_t)(roll() % 4 ? LINK_GIVE_BACK : roll());
 		q->addr = roll() % 2 ? roll() : (uintptr_t)h->prey;
 		q->len = roll() % 2 ? roll() : PREY;
+		q->result = 0;
+		senseless[i] =
+			q->op != LINK_GIVE_BACK || q->len == 0 || q->addr + q->len <= q->addr;
 		atomic_store(&q->state, LINK_POSTED);
 	}
 }

@@ -126,6 +126,7 @@ endured() {
 	neighbour_start 4
 	neighbour_check "$client_pid"
 	neighbour_stop "$client_pid"
+	! gone "$hostile_pid" || fail "$case: it ended: $(cat "$work/hostile.out")"
 	hostile_stop
 	case_end
 }

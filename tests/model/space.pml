@@ -33,6 +33,9 @@ byte steps_before; /* so many were read before its FORK */
 /* What was read since the fence was last seen down (rule 6). */
 bit unmapped[MM * P], target[MM * P], open[MM * P];
 bit removed[P]; /* discarded while it was registered and not yet on record */
+#if P > 1
+bit late[P], met[P]; /* the same since the fence was down; and then something was moved there */
+#endif
 #ifdef NO_RULE6_STAYS
 byte was_state[MM * P], was_bytes[MM * P]; /* before an UNMAP that is in doubt */
 #endif
@@ -43,7 +46,14 @@ byte was_state[MM * P], was_bytes[MM * P]; /* before an UNMAP that is in doubt *
 #else
 #define ANY(what, m) (what[X(m, 0)])
 #endif
-#define IN_DOUBT(m) ANY(open, m)
+#if P > 2
+#define IS_LATE(m) (m == 0 && (met[0] || met[1] || met[2]))
+#elif P > 1
+#define IS_LATE(m) (m == 0 && (met[0] || met[1]))
+#else
+#define IS_LATE(m) false
+#endif
+#define IN_DOUBT(m) (ANY(open, m) || IS_LATE(m))
 #if MM > 1
 #define UNSETTLED(m) \
 	(ANY(unmapped, m) || ANY(target, m) || \
@@ -121,6 +131,21 @@ inline forget_place(x)
 	unmapped[x] = 0; target[x] = 0; open[x] = 0
 }
 
+#if P > 1
+/* Nothing left the place: there was nothing else to discard. */
+inline settle_late(a)
+{
+	if
+	:: met[a] && region[a] ->
+		printf("place %d had been discarded\n", a);
+		suspect[a] = (OUT(a) -> suspect[a] : 1);
+		state[a] = ABSENT; bytes[a] = 0
+	:: else
+	fi;
+	late[a] = 0; met[a] = 0
+}
+#endif
+
 /* The fence was seen down, and nothing is in doubt. */
 inline forget(m)
 {
@@ -134,6 +159,16 @@ inline forget(m)
 	forget_place(X(m, 0));
 #if P > 1
 	forget_place(X(m, 1));
+	if
+	:: m == 0 ->
+		settle_late(0);
+		settle_late(1)
+#if P > 2
+		;
+		settle_late(2)
+#endif
+	:: else
+	fi;
 #endif
 #if P > 2
 	forget_place(X(m, 2))
@@ -181,14 +216,32 @@ inline space_remove(a)
 #else
 	:: else -> removed[a] = 1
 #endif
-	fi
+	fi;
+#if P > 1 && !defined(NO_RULE4_LATE)
+#ifdef NO_RULE4_LATE_LEFT
+	late[a] = late[a] || !region[a]
+#else
+	late[a] = late[a] || (!region[a] && !unmapped[a])
+#endif
+#endif
 }
+
+#if P > 1
+inline late_no_more(m, a)
+{
+	late[a] = late[a] && m != 0;
+	met[a] = met[a] && m != 0
+}
+#endif
 
 /* An UNMAP of what a REMAP was read for, fence up since: which came last, only the kernel knows,
  * and until it is asked (settle_page) the record stays as it is, and later events change it. */
 inline space_unmap(m, a)
 {
 	note_step(m, a, NIL);
+#if P > 1
+	late_no_more(m, a);
+#endif
 	unmapped[X(m, a)] = 1;
 #ifndef NO_RULE6_DOUBT
 	open[X(m, a)] = open[X(m, a)] || target[X(m, a)];
@@ -211,6 +264,8 @@ inline space_unmap(m, a)
 inline space_remap(m, a, to)
 {
 	note_step(m, a, to);
+	late_no_more(m, a);
+	met[to] = met[to] || (m == 0 && late[to]);
 	b_state = state[X(m, a)]; b_bytes = bytes[X(m, a)]; b_suspect = suspect[X(m, a)];
 	drop_page(m, a, false);
 	drop_page(m, to, true);

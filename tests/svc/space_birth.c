@@ -24,21 +24,22 @@
 
 enum { PAGES = 32, THREADS = 3, CHILDREN = 4, EVENTS = 8, ROUNDS = 40000 };
 
-/* What memory holds: a content, numbered from 1; HOLE: mapped and empty; 0: nothing mapped. */
+/* What memory holds: a content, numbered from 1; HOLE: mapped and empty; 0: nothing mapped.
+ * or_is: what is as right, where a discard and a fork overlap; 0: nothing else. */
 enum { HOLE = -1 };
 struct memory {
-	int page[PAGES];
+	int page[PAGES], or_is[PAGES];
 };
 
 struct events {
 	struct uffd_msg queue[EVENTS];
 	unsigned count;
-	/* Pages that the call in flight took from and brought to. */
-	bool from[PAGES], to[PAGES];
+	/* Pages that the call in flight took from and brought to; where nothing had left. */
+	bool from[PAGES], to[PAGES], fresh[PAGES];
 };
 
 struct child {
-	bool alive, born, dead;
+	bool alive, told; /* its FORK was read */
 	struct space space;
 	struct memory truth;
 	struct events own; /* of its one thread */
@@ -58,6 +59,8 @@ struct world {
 	struct child child[CHILDREN];
 	bool dontunmap;
 	bool emptied[PAGES]; /* moved from with DONTUNMAP */
+	bool untold[PAGES];  /* discarded before the call that brought it returned */
+	bool left[PAGES];    /* something has left there */
 	unsigned ambiguous;
 };
 static struct world *now; /* for pager_apply */
@@ -80,6 +83,11 @@ static unsigned rnd(struct world *w, unsigned below)
 static uint64_t addr_of(const struct world *w, unsigned page)
 {
 	return w->base + page * PAGE_SIZE;
+}
+
+static unsigned page_of(const struct world *w, uint64_t addr)
+{
+	return (unsigned)((addr - w->base) / PAGE_SIZE);
 }
 
 /* With TRACE set: everything, in the order of reading. */
@@ -127,11 +135,6 @@ static void show_space(const char *what, const struct space *s)
 	print_message("\n");
 }
 
-static unsigned page_of(const struct world *w, uint64_t addr)
-{
-	return (unsigned)((addr - w->base) / PAGE_SIZE);
-}
-
 /* ---- calls ---- */
 
 static void push(struct events *e, struct uffd_msg m)
@@ -146,6 +149,11 @@ static struct uffd_msg pop(struct events *e)
 	struct uffd_msg m = e->queue[0];
 
 	trace("read", &m);
+	if (m.event == UFFD_EVENT_FORK)
+		now->child[m.arg.fork.ufd].told = true;
+	for (uint64_t a = m.arg.remove.start;
+		m.event == UFFD_EVENT_REMOVE && a < m.arg.remove.end; a += PAGE_SIZE)
+		now->truth.or_is[page_of(now, a)] = 0;
 	memmove(e->queue, e->queue + 1, --e->count * sizeof(m));
 	if (e->count == 0)
 		*e = (struct events){.count = 0};
@@ -168,7 +176,7 @@ static bool may_touch(const struct world *w, const struct memory *m, unsigned fr
 		if (m->page[i] == 0)
 			return false;
 		for (unsigned t = 0; m == &w->truth && t < THREADS; t++)
-			if (w->thread[t].to[i] || w->thread[t].from[i])
+			if (w->thread[t].to[i] || w->thread[t].from[i] || w->untold[i])
 				return false;
 	}
 	return true;
@@ -191,8 +199,8 @@ static void call_unmap(struct world *w, struct memory *m, struct events *e)
 	if (!may_touch(w, m, from, n) || w->emptied[from])
 		return;
 	for (unsigned i = from; i < from + n; i++) {
-		m->page[i] = 0;
-		e->from[i] = true;
+		m->page[i] = m->or_is[i] = 0;
+		e->from[i] = w->left[i] = true;
 	}
 	push_unmap(w, e, from, n);
 }
@@ -215,9 +223,12 @@ static void call_remap(struct world *w, struct memory *m, struct events *e)
 	r.arg.remap.len = n * PAGE_SIZE;
 	push(e, r);
 	for (unsigned i = 0; i < n; i++) {
+		e->fresh[to + i] = m->page[to + i] == 0 && !w->left[to + i];
 		m->page[to + i] = m->page[from + i];
+		m->or_is[to + i] = m->or_is[from + i];
 		m->page[from + i] = dontunmap ? HOLE : 0;
-		e->from[from + i] = e->to[to + i] = true;
+		m->or_is[from + i] = 0;
+		e->from[from + i] = e->to[to + i] = w->left[from + i] = true;
 		if (dontunmap)
 			e->to[from + i] = w->emptied[from + i] = true;
 	}
@@ -225,19 +236,88 @@ static void call_remap(struct world *w, struct memory *m, struct events *e)
 		push_unmap(w, e, from, n);
 }
 
+static void push_remove(struct world *w, struct events *e, unsigned from, unsigned n)
+{
+	struct uffd_msg m = {.event = UFFD_EVENT_REMOVE};
+
+	m.arg.remove.start = addr_of(w, from);
+	m.arg.remove.end = addr_of(w, from + n);
+	push(e, m);
+}
+
 /* A child's own, of what it has. */
 static void call_remove(struct world *w, struct memory *m, struct events *e)
 {
 	unsigned from = rnd(w, PAGES - 8), n = 1 + rnd(w, 4);
-	struct uffd_msg r = {.event = UFFD_EVENT_REMOVE};
 
 	if (!may_touch(w, m, from, n))
 		return;
-	for (unsigned i = from; i < from + n; i++)
+	for (unsigned i = from; i < from + n; i++) {
 		m->page[i] = HOLE;
-	r.arg.remove.start = addr_of(w, from);
-	r.arg.remove.end = addr_of(w, from + n);
-	push(e, r);
+		m->or_is[i] = 0;
+	}
+	push_remove(w, e, from, n);
+}
+
+/* What another thread moves just then can be discarded as well, by one that has seen that it is
+ * there: where nothing had left, no other discard can be meant. So can what has come to where
+ * something left that isn't told of yet. *ret_untold: the former. */
+static bool may_discard(const struct world *w, unsigned i, bool *ret_untold)
+{
+	bool leaves = false, comes = false;
+
+	for (unsigned t = 0; t < THREADS; t++) {
+		const struct events *e = &w->thread[t];
+		if (e->to[i] && !e->fresh[i])
+			return false;
+		comes |= e->to[i];
+		leaves |= e->from[i];
+	}
+	*ret_untold = comes;
+	return w->truth.page[i] != 0 && !(leaves && comes);
+}
+
+/* Of a fork that isn't told of yet, either may have come first. */
+static void discard_page(struct world *w, unsigned page)
+{
+	int *is = &w->truth.page[page];
+
+	for (unsigned k = 0; k < CHILDREN; k++)
+		for (unsigned i = 0; i<PAGES && * is> 0; i++)
+			if (w->child[k].alive && !w->child[k].told &&
+				w->child[k].truth.page[i] == *is)
+				w->child[k].truth.or_is[i] = HOLE;
+	if (*is > 0)
+		w->truth.or_is[page] = *is;
+	*is = HOLE;
+}
+
+/* Mostly where something else is under way. */
+static unsigned choose_discard(struct world *w)
+{
+	for (unsigned tries = 0; tries < 16; tries++) {
+		unsigned i = rnd(w, PAGES - 4);
+		for (unsigned t = 0; t < THREADS && w->truth.page[i] != 0; t++)
+			if (w->thread[t].from[i] || w->thread[t].to[i])
+				return i;
+	}
+	return rnd(w, PAGES - 4);
+}
+
+static void call_discard(struct world *w, struct events *e)
+{
+	unsigned from = choose_discard(w), n = 1 + rnd(w, 4);
+	bool untold[PAGES];
+
+	for (unsigned i = from; i < from + n; i++)
+		if (!may_discard(w, i, &untold[i]))
+			return;
+	for (unsigned i = from; i < from + n; i++) {
+		discard_page(w, i);
+		e->from[i] = true;
+		w->untold[i] |= untold[i];
+	}
+	push_remove(w, e, from, n);
 }
 
 static void call_fork(struct world *w, const struct memory *m, struct events *e, int parent)
@@ -272,6 +352,9 @@ void pager_apply(struct client *c, const struct uffd_msg *m)
 		break;
 	case UFFD_EVENT_REMAP:
 		space_remap(&c->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		break;
+	case UFFD_EVENT_REMOVE:
+		space_remove(&c->space, m->arg.remove.start, m->arg.remove.end);
 		break;
 	case UFFD_EVENT_FORK:
 		child = &now->child[m->arg.fork.ufd];
@@ -325,7 +408,10 @@ static void compare(struct world *w, const struct space *s, const struct memory 
 	space_check(s);
 	for (unsigned i = 0; i < PAGES; i++) {
 		uint32_t e = space_entry(s, addr_of(w, i));
-		if (m->page[i] > 0) {
+		int is = entry_out(e) ? (int)entry_value(e) : HOLE;
+		if (m->or_is[i] != 0 && is == m->or_is[i]) {
+			must(is == HOLE || space_region_at(s, addr_of(w, i)));
+		} else if (m->page[i] > 0) {
 			must(entry_state(e) == PAGE_STORED);
 			must((int)entry_value(e) == m->page[i]);
 			must(space_region_at(s, addr_of(w, i)));
@@ -477,16 +563,18 @@ static unsigned run(bool dontunmap)
 	start(w, dontunmap);
 	while (calls > 0) {
 		struct events *e = &w->thread[rnd(w, THREADS)];
-		unsigned what = rnd(w, 8);
+		unsigned what = rnd(w, 9);
 		if (e->count > 0) {
 			struct uffd_msg m = pop(e);
 			sequence_add(&w->parent, &m);
 			continue;
 		}
 		calls--;
-		if (what < 2)
+		if (what == 0)
+			call_discard(w, e);
+		else if (what < 3)
 			call_unmap(w, &w->truth, e);
-		else if (what < 5)
+		else if (what < 6)
 			call_remap(w, &w->truth, e);
 		else
 			call_fork(w, &w->truth, e, -1);
@@ -551,9 +639,67 @@ static void with_dontunmap(void **state)
 	many((uint64_t)time(NULL) << 20, ROUNDS, true);
 }
 
+/* ---- growth in place ---- */
+
+/* Eight pages were out, and were unmapped; a neighbour has grown over the first four by the
+ * time that FORK is read. */
+struct grown {
+	uint64_t base;
+	bool before; /* the page tables were copied before all that */
+};
+
+static int is_registered_by_any(void *arg, uint64_t addr)
+{
+	const struct grown *g = arg;
+
+	return addr < g->base + 4 * PAGE_SIZE ? 2 : g->before;
+}
+
+/* What the neighbour hasn't grown over tells whether the child was forked before. */
+static void growth_tells_nothing_but_its_surroundings_do(void **state)
+{
+	(void)state;
+	for (int before = 0; before < 2; before++) {
+		struct grown g = {.base = 0x7f0000000000, .before = before};
+		const struct region grown = {g.base, g.base + 4 * PAGE_SIZE};
+		const struct midwife m = {.registered = is_registered_by_any,
+			.arg = &g,
+			.grown = &grown,
+			.grown_count = 1};
+		struct graveyard graveyard;
+		struct space parent, child;
+
+		graveyard_init(&graveyard, NULL);
+		space_init(&parent, &graveyard);
+		space_init(&child, &graveyard);
+		space_region_add(&parent, g.base, g.base + 8 * PAGE_SIZE);
+		for (unsigned i = 0; i < 8; i++)
+			space_set(&parent, g.base >> BLOCK_SHIFT,
+				space_leaf(&parent, g.base >> BLOCK_SHIFT), i,
+				entry_make(PAGE_STORED, i + 1));
+		space_unmap(&parent, g.base, g.base + 8 * PAGE_SIZE);
+		struct steps *steps = space_fork(&parent, &child);
+		assert_int_equal(space_bear(&child, steps, 1, &m), 0);
+		assert_int_equal(child.out_pages, before ? 8 : 0);
+		for (unsigned i = 0; i < 8 && before; i++)
+			assert_int_equal(
+				entry_value(space_entry(&child, g.base + i * PAGE_SIZE)),
+				i + 1);
+		space_check(&child);
+		steps_unref(steps);
+		space_done(&parent);
+		space_done(&child);
+		for (struct leaf *l = graveyard_take(&graveyard), *next; l; l = next) {
+			next = l->next;
+			leaf_free(&graveyard, l);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(growth_tells_nothing_but_its_surroundings_do),
 		cmocka_unit_test(moves_and_forks),
 		cmocka_unit_test(with_dontunmap),
 	};

@@ -431,6 +431,75 @@ static void a_discard_off_the_record_is_not_forgotten(void **state)
 	space_check(&p->parent);
 }
 
+/* A thread moves a mapping, and another, which has seen that it is there, discards of it: its
+ * REMOVE is read first. */
+static void a_discard_ahead_of_the_move_is_of_what_comes(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE;
+
+	put_stored(&p->parent, base + PAGE_SIZE, 9);
+	put_stored(&p->parent, base + 2 * PAGE_SIZE, 11);
+	space_set_state(&p->parent, base, PAGE_RESIDENT);
+	space_remove(&p->parent, to - PAGE_SIZE, to + 2 * PAGE_SIZE);
+	assert_false(space_in_doubt(&p->parent));
+	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+	assert_true(space_in_doubt(&p->parent)); /* nothing is answered with it meanwhile */
+	space_forget_aside(&p->parent);
+	assert_false(space_in_doubt(&p->parent));
+	assert_int_equal(entry_state(space_entry(&p->parent, to + PAGE_SIZE)), PAGE_ABSENT);
+	assert_true(space_entry(&p->parent, to) & ENTRY_SUSPECT);
+	assert_int_equal(entry_value(space_entry(&p->parent, to + 2 * PAGE_SIZE)), 11);
+	space_check(&p->parent);
+	/* Of that and nothing else. */
+	space_unmap(&p->parent, to, to + PAGE_SIZE);
+	space_forget_aside(&p->parent);
+	space_remap(&p->parent, to + 2 * PAGE_SIZE, to, PAGE_SIZE);
+	assert_false(space_in_doubt(&p->parent));
+	assert_int_equal(entry_value(space_entry(&p->parent, to)), 11);
+}
+
+/* The same where something else was discarded there (it had grown, or was unmapped by a third
+ * thread at the same time), and another thread got its place: what came must stay. The UNMAP
+ * that tells may be read first or last. */
+static void a_discard_of_what_left_is_not_of_what_comes(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE, end = to + 4 * PAGE_SIZE;
+
+	for (int when = 0; when < 3; when++) {
+		put_stored(&p->parent, base + PAGE_SIZE, 9);
+		if (when == 0)
+			space_unmap(&p->parent, to, end);
+		space_remove(&p->parent, to, to + 2 * PAGE_SIZE);
+		if (when == 1)
+			space_unmap(&p->parent, to, end);
+		space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+		if (when == 2)
+			space_unmap(&p->parent, to, end);
+		space_forget_aside(&p->parent);
+		assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
+		space_drop_range(&p->parent, to, end);
+	}
+}
+
+/* A part of it left. */
+static void a_discard_is_of_what_comes_where_nothing_left(void **state)
+{
+	struct pair *p = *state;
+	uint64_t to = base + 8 * BLOCK_SIZE;
+
+	for (unsigned i = 0; i < 4; i++)
+		put_stored(&p->parent, base + i * PAGE_SIZE, 9 + i);
+	space_remove(&p->parent, to, to + 4 * PAGE_SIZE);
+	space_unmap(&p->parent, to + PAGE_SIZE, to + 3 * PAGE_SIZE);
+	space_remap(&p->parent, base, to, 4 * PAGE_SIZE);
+	space_forget_aside(&p->parent);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(entry_out(space_entry(&p->parent, to + i * PAGE_SIZE)),
+			i == 1 || i == 2);
+}
+
 /* mremap over a registered target reports UNMAP, then REMAP: what was there before must not
  * come back into the holes of what is there now. */
 static void target_of_a_move_gets_nothing_of_what_was_there(void **state)
@@ -479,6 +548,9 @@ int main(void)
 		T(late_unmap_is_doubtful_and_drops_nothing),
 		T(a_child_has_its_parents_doubt),
 		T(a_discard_off_the_record_is_not_forgotten),
+		T(a_discard_ahead_of_the_move_is_of_what_comes),
+		T(a_discard_of_what_left_is_not_of_what_comes),
+		T(a_discard_is_of_what_comes_where_nothing_left),
 		T(target_of_a_move_gets_nothing_of_what_was_there),
 		T(a_fallen_fence_ends_all_doubt),
 		T(more_events_than_can_be_noted_leave_everything_in_doubt),
