@@ -35,6 +35,7 @@ int index_errno(int rc)
 		return -ENOMEM;
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
+	case SQLITE_PROTOCOL: /* somebody's lock kept us from reading the log, many times */
 		return -EBUSY;
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:

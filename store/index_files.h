@@ -56,8 +56,9 @@ void index_give_up(int dirfd);
 void index_remove(int dirfd);
 
 /* Makes SQLite build the log's index anew from the log, whose frames have checksums, even if
- * another process has it open. No connection of this process may be open. */
-void index_distrust_shm(int dirfd);
+ * another process has it open. No connection of this process may be open. -EBUSY: another
+ * process is writing. */
+int index_distrust_shm(int dirfd);
 
 /* The name of each of the index's files, NULL = no more. */
 const char *index_file_name(unsigned i);

@@ -250,8 +250,7 @@ static int adopt(struct index *x, const char *dir, const struct index_segments *
 	int r = index_run_map(x->dirfd, &x->run);
 	if (r < 0 && r != -ENOENT && r != -EBADMSG)
 		return r;
-	index_distrust_shm(x->dirfd);
-	if ((r = connect(x, dir)) < 0)
+	if ((r = index_distrust_shm(x->dirfd)) < 0 || (r = connect(x, dir)) < 0)
 		return r;
 	/* Until all is known to be right: closing would copy a damaged log back, and remove it.
 	 */
