@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "index_sql.h"
@@ -208,18 +209,27 @@ static bool writer_has_it(int fd)
 	return fcntl(fd, F_GETLK, &l) == 0 && l.l_type != F_UNLCK;
 }
 
+static int wait_for_writer(int fd)
+{
+	for (unsigned ms = 0; ms < INDEX_WAIT_MS; ms++) {
+		if (!writer_has_it(fd))
+			return 0;
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	return -EBUSY;
+}
+
 int index_distrust_shm(int dirfd)
 {
 	static const unsigned char none[SHM_HEADERS];
 	int fd = openat(dirfd, INDEX_SHM_FILE, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat st;
-	int r = 0;
 
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno; /* it is made from the log */
-	if (writer_has_it(fd))
-		r = -EBUSY; /* whoever has the log read anew needs that lock */
-	else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= SHM_HEADERS)
+	/* Whoever has the log read anew needs that lock. */
+	int r = wait_for_writer(fd);
+	if (r == 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= SHM_HEADERS)
 		/* Within the file, so there is nothing that could fail. */
 		(void)!pwrite(fd, none, sizeof(none), 0);
 	close(fd);

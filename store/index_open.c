@@ -49,9 +49,6 @@ static void row_checksum(sqlite3_context *ctx, int n, sqlite3_value **v)
 	sqlite3_result_int64(ctx, (sqlite3_int64)sum);
 }
 
-/* Whoever writes or recovers for the moment is waited for; later nobody is. */
-enum { OPENING_WAIT_MS = 2000 };
-
 static int connect(struct index *x, const char *dir)
 {
 	char *path;
@@ -65,7 +62,7 @@ static int connect(struct index *x, const char *dir)
 	if (rc != SQLITE_OK)
 		return index_errno(rc);
 	sqlite3_extended_result_codes(x->db, 1);
-	sqlite3_busy_timeout(x->db, OPENING_WAIT_MS);
+	sqlite3_busy_timeout(x->db, INDEX_WAIT_MS);
 	return index_errno(sqlite3_create_function(x->db, "row_checksum", -1,
 		SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, row_checksum, NULL, NULL));
 }
