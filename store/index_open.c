@@ -9,13 +9,13 @@
  * with it: the next sqlite3 of an administrator's to end would believe itself the last, and
  * remove the log under us. So the caller closes what store_files names, and then opens.
  *
- * The alternatives, tried with SQLite 3.40: the VFS unix-none and nolock=1 refuse the log
- * ("unable to open database file") but in exclusive locking mode, where the log's index is in
- * private memory, and an administrator's sqlite3 can't read: it would see no commit after the
- * last checkpoint. unix-excl is the same. unix-dotfile has no log at all, and its lock file
- * outlives a kill. A VFS of our own with open file description locks would be safe against a
- * late close, but is 200 lines that must follow SQLite's, and other processes' locks would
- * still meet ours only by the kernel's grace. */
+ * The alternatives, tried with SQLite 3.40: under the VFS unix-none, and with nolock=1, there
+ * is no log (PRAGMA journal_mode = WAL leaves "delete"), but with unix-none in exclusive
+ * locking mode, where the log's index is in private memory: an administrator's sqlite3 then
+ * makes one of its own, and misses what is committed after that; unix-dotfile is the same.
+ * Under unix-excl it finds the database locked. A VFS of our own, with locks of open files
+ * (F_OFD_SETLK), would bear late closes, but be some hundred lines that have to follow
+ * SQLite's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
