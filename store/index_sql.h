@@ -98,7 +98,7 @@
 
 /* From version 1, which had neither checksums nor client.state nor meta. */
 #define INDEX_SQL_FROM_1                                                                       \
-	"DROP VIEW pages_by_block; DROP VIEW clients;"                                         \
+	"DROP VIEW IF EXISTS pages_by_block; DROP VIEW IF EXISTS clients;"                     \
 	"ALTER TABLE client RENAME TO client_1;"                                               \
 	"ALTER TABLE leaf RENAME TO leaf_1;"                                                   \
 	"ALTER TABLE block RENAME TO block_1;" INDEX_SQL_TABLES                                \

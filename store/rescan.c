@@ -29,7 +29,7 @@ enum {
 	/* More wait for memory no faster. */
 	RESCAN_THREADS = 8,
 	/* Segments of a thread, below which starting it isn't worth it. */
-	RESCAN_SHARE = 64,
+	RESCAN_SHARE = 16,
 };
 
 #define NOWHERE UINT32_MAX

@@ -312,7 +312,7 @@ static void a_row_of_version_1_is_looked_at(void **state)
 			"index.db, table block, row 3, -1: no such address"},
 		{"UPDATE block SET block = 'x' WHERE block = 2",
 			"row 3, x: a value is of the wrong type"},
-		{"DROP VIEW clients; DROP TABLE client", "no such view: clients"},
+		{"DROP VIEW clients; DROP TABLE client", "no such table: client"},
 		{"DROP TABLE leaf", "no such table"},
 	};
 
