@@ -267,6 +267,7 @@ static struct store *filled(const struct place *p)
 		store_index_leaf(w.s, 1, 1, entries) < 0 ||
 		store_index_block(w.s, 1, 1, 1) < 0 || store_txn_commit(w.s) < 0)
 		_exit(3);
+	store_scratch_free(w.x);
 	return w.s;
 }
 

@@ -109,6 +109,8 @@ static void all_is_found_again(void **unused)
 	store_reopen_finish(w.s);
 	store_check(w.s);
 	expect_pages(&w, entries);
+	assert_true(store_repack_due(w.s, entries[3], 7));
+	assert_false(store_repack_due(w.s, entries[3], 6));
 	struct store_stats after = world_stats(&w);
 	assert_int_equal(after.blobs, before.blobs);
 	assert_int_equal(after.blob_bytes, before.blob_bytes);
