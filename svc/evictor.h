@@ -15,8 +15,8 @@ void evictor_free(struct evictor *e);
 /* Takes all that may be taken now; returns when it is stored and gone. Any thread. */
 int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret);
 
-/* The client is gone from the tables: its rows may go, now or with what is written next. Never
- * blocks. */
-void evictor_forget(struct evictor *e, uint64_t client_id, bool now);
+/* The client is gone from the tables: its rows may go, and it with them; children that have
+ * none yet get theirs first. Takes a reference of its own. */
+void evictor_forget(struct evictor *e, struct client *c);
 
 #endif

@@ -12,6 +12,7 @@
 #include "policy.h"
 #include "process.h"
 #include "readers.h"
+#include "recover.h"
 #include "release.h"
 #include "restorer.h"
 #include "runtime.h"
@@ -113,6 +114,10 @@ void worker_publish_client(struct worker *w, struct client *c)
 {
 	client_ref(c); /* once in the table, it can be dropped at any moment */
 	worker_table_add(w, c);
+	if (!w->readers) { /* they come when all is taken over (recover.h) */
+		client_unref(c);
+		return;
+	}
 
 	int r = readers_add(w->readers, c);
 	if (r < 0)
@@ -164,7 +169,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	evictor_forget(w->evictor, c->id, atomic_load(&c->indexed));
+	evictor_forget(w->evictor, c);
 	client_unref(c);
 }
 
@@ -520,16 +525,17 @@ static void synchronize(void *arg)
 	qsbr_synchronize(&w->qsbr);
 }
 
-static int open_store(struct worker *w, const struct runtime *rt)
+static int open_store(struct worker *w, const struct runtime *rt, bool again)
 {
 	struct store_options o = {.dir = rt->store,
 		.memory_limit = settings_store_limit(w->config),
 		.synchronize = synchronize,
 		.arg = w};
-	int r = store_open(&w->store, &o);
+	char why[STORE_WHY] = "";
+	int r = again ? store_reopen(&w->store, &o, why) : store_open(&w->store, &o);
 
 	if (r < 0)
-		log_error("%s: %s", rt->store, runtime_store_problem(r));
+		log_error("%s: %s", rt->store, why[0] ? why : runtime_store_problem(r));
 	else
 		graveyard_init(&w->graveyard, w->store);
 	return r;
@@ -548,21 +554,15 @@ static int start_threads(struct worker *w)
 	return r;
 }
 
-static int open_sockets(struct worker *w)
+/* The sockets themselves are the keeper's: who connects while there is no worker waits. */
+static int open_sockets(struct worker *w, const struct worker_options *o)
 {
-	/* Anybody may knock: who may attach or ask is decided by who knocks. */
-	int stats = runtime_listen(w->runtime_dir, "stats.sock", SOCK_STREAM, 0666);
-	if (stats < 0)
-		return stats;
-	w->attach_fd = runtime_listen(w->runtime_dir, "attach.sock", SOCK_SEQPACKET, 0666);
 	/* Where it can't be had, programs ask. */
 	w->brief.hint = runtime_map(
 		w->runtime_dir, HINT_FILE, HINT_SLOTS * sizeof(*w->brief.hint), 0644);
-	int r = w->attach_fd < 0 ? w->attach_fd
-				 : watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
+	int r = watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
 	if (r == 0)
-		r = http_start(&w->http, w, stats, geteuid());
-	close(stats);
+		r = http_start(&w->http, w, o->stats_fd, geteuid());
 	return r;
 }
 
@@ -589,8 +589,7 @@ static void worker_close(struct worker *w)
 	if (w->brief.hint)
 		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
 			HINT_SLOTS * sizeof(*w->brief.hint));
-	const int fds[] = {
-		w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
+	const int fds[] = {w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -603,7 +602,9 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->config_path = o->config_path;
 	w->no_eviction = o->no_eviction;
 	w->device = o->device;
-	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
+	w->attach_fd = o->attach_fd;
+	w->state = o->state;
+	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
@@ -611,35 +612,45 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	qsbr_init(&w->qsbr);
 }
 
+/* Descriptors of a worker that died, all but clients'. */
+static void close_strangers(const struct worker_options *o)
+{
+	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd};
+
+	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
+}
+
 int worker_run(const struct worker_options *o)
 {
-	struct runtime rt = {.lock_fd = -1};
 	struct worker w;
 	char message[512];
 	int r;
 
 	worker_init(&w, o);
+	if (o->again)
+		close_strangers(o);
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
 		log_error("%s", message);
-	else
-		r = runtime_open(&rt, o->runtime_dir, settings_store_limit(w.config));
 	if (r == 0)
-		r = open_store(&w, &rt);
+		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)
 		r = open_loop(&w);
+	if (r == 0 && o->again)
+		r = recover_clients(&w);
 	if (r == 0)
 		r = start_threads(&w);
 	if (r == 0)
 		w.baseline_bytes = settings_own_rss();
 	if (r == 0)
-		r = open_sockets(&w);
+		r = open_sockets(&w, o);
 	if (r == 0) {
+		if (o->again)
+			recover_resume(&w);
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
 		loop_run(&w);
 		log_info("larderd: ending; giving every page back");
+		worker_close(&w);
 	}
-	worker_close(&w);
-	runtime_close(&rt);
 	return r;
 }
