@@ -21,6 +21,10 @@ bool again_leaf(
 /* Which leaf is the client's block's; 0 = none. */
 uint64_t again_block(struct world *w, uint64_t client, uint64_t block);
 
+/* How many headers in warm.seg are of blobs that aren't gone; asserts that no two of them, with
+ * the same handle, are of different pages. No store need be open. */
+uint64_t again_count_headers(const char *dir);
+
 void flip_bit(int fd, uint64_t byte, unsigned bit);
 
 #endif

@@ -149,8 +149,10 @@ static void what_nobody_takes_is_freed(void **unused)
 		world_put(&w, PAGE_NOISE, 1000 + i);
 	leave(&w);
 
+	assert_int_equal(again_count_headers(w.dir), PAGES + 100);
 	again_open(&w, 0);
 	assert_int_equal(world_stats(&w).blobs, PAGES);
+	assert_int_equal(again_count_headers(w.dir), PAGES);
 	store_ref(w.s, entries[0]);
 	store_reopen_finish(w.s);
 	store_reopen_finish(w.s);
@@ -203,6 +205,10 @@ static void a_lost_blob_stays_lost_while_a_row_names_it(void **unused)
 	(void)unused;
 	world_open(&w, 0);
 	write_two(&w, entries);
+	/* A second row names it, which stays as it is. */
+	assert_int_equal(store_txn_begin(w.s), 0);
+	assert_int_equal(store_index_leaf(w.s, 6, 6, entries), 0);
+	assert_int_equal(store_txn_commit(w.s), 0);
 	int fd = world_open_file(&w, "warm.seg", O_RDWR);
 	leave(&w);
 	flip_bit(fd, 0, 0); /* the handle in the first header: page 0 */
@@ -233,15 +239,60 @@ static void a_lost_blob_stays_lost_while_a_row_names_it(void **unused)
 	again_take_all(&w);
 	store_reopen_finish(w.s);
 	store_unref(w.s, entries[0]);
+	store_unref(w.s, entries[0]);
 	store_check(w.s);
 	assert_int_equal(world_stats(&w).lost_blobs, 0);
 	got[0] = BLOB_NONE;
-	rewrite_leaf(&w, got);
+	assert_int_equal(store_txn_begin(w.s), 0);
+	assert_int_equal(store_index_leaf_drop(w.s, 6), 0);
+	assert_int_equal(store_index_leaf(w.s, 5, 9, got), 0);
+	assert_int_equal(store_txn_commit(w.s), 0);
 	assert_false(store_is_lost(w.s, entries[0]));
 	bool again = false;
 	for (unsigned i = 0; i < 3000; i++)
 		again |= world_put(&w, PAGE_FILL, i) == entries[0];
 	assert_true(again);
+	close(fd);
+	world_close(&w);
+}
+
+/* What a lost blob's row has in place of a place, its check, is no place: also where a blob
+ * that had its handle once has lain just there. */
+static void a_lost_blob_has_no_place(void **unused)
+{
+	enum { PER_SEGMENT = SEGMENT_SIZE / (BLOB_HEADER + STORE_PAGE) };
+	blob_t entries[STORE_LEAF_PAGES] = {BLOB_NONE}, b[PER_SEGMENT];
+	unsigned char page[STORE_PAGE];
+	struct store_packed p;
+	struct world w;
+
+	(void)unused;
+	world_open(&w, 0);
+	for (unsigned i = 0; i < PER_SEGMENT; i++)
+		b[i] = world_put(&w, PAGE_NOISE, i);
+	store_unref(w.s, b[0]);
+	world_commit_nothing(&w);
+	page_make(page, PAGE_NOISE, 99);
+	assert_int_equal(store_pack(w.x, NULL, page, &p), 0);
+	p.checksum = 0; /* so its check is the place of b[0], in the segment before */
+	assert_int_equal(store_put(w.s, &p, 0, &entries[0]), 0);
+	assert_int_equal(entries[0], b[0]);
+	for (unsigned i = 1; i < 20; i++)
+		entries[i] = b[i];
+	rewrite_leaf(&w, entries);
+	int fd = world_open_file(&w, "warm.seg", O_RDWR);
+	leave(&w);
+	flip_bit(fd, SEGMENT_SIZE + 7, 1);
+	again_open(&w, 0);
+	assert_true(store_is_lost(w.s, entries[0]));
+	again_take_all(&w);
+	store_reopen_finish(w.s);
+	world_put(&w, PAGE_NOISE, 100);
+	assert_int_equal(store_compact(w.s, 0, UINT64_MAX), 0);
+	store_check(w.s);
+	assert_true(store_is_lost(w.s, entries[0]));
+	for (unsigned i = 1; i < 20; i++)
+		world_expect(&w, entries[i], PAGE_NOISE, i);
 	close(fd);
 	world_close(&w);
 }
@@ -610,6 +661,7 @@ int main(void)
 		cmocka_unit_test(what_nobody_takes_is_freed),
 		cmocka_unit_test(new_blobs_come_before_the_end),
 		cmocka_unit_test(a_lost_blob_stays_lost_while_a_row_names_it),
+		cmocka_unit_test(a_lost_blob_has_no_place),
 		cmocka_unit_test(of_two_copies_one_stays),
 		cmocka_unit_test(the_denser_copy_stays),
 		cmocka_unit_test(the_copy_that_can_be_read_stays),
