@@ -132,9 +132,8 @@
 	/* Without its state, which stays as it is. */                                         \
 	X(CLIENT_KEEP, "INSERT INTO client VALUES (?1, ?2, ?3, ?4, ?5, ?6, x'',"               \
 		       " row_checksum('client', ?1, ?2, ?3, ?4, ?5, ?6, x''))"                 \
-		       " ON CONFLICT (id) DO UPDATE SET parent = ?2, pid = ?3, exe = ?4, "     \
-		       "policy = ?5,"                                                          \
-		       " clock = ?6,"                                                          \
+		       " ON CONFLICT (id) DO UPDATE SET parent = ?2, pid = ?3, exe = ?4,"      \
+		       " policy = ?5, clock = ?6,"                                             \
 		       " checksum = row_checksum('client', ?1, ?2, ?3, ?4, ?5, ?6, state)")    \
 	X(CLIENT_DROP, "DELETE FROM client WHERE id = ?")                                      \
 	X(CLIENT_BLOCKS_DROP, "DELETE FROM block WHERE client = ?")                            \
