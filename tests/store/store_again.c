@@ -9,6 +9,51 @@
 
 #include "segments.h"
 
+const char again_state[AGAIN_STATE] = "mappings";
+
+void again_write(struct world *w, blob_t entries[STORE_LEAF_PAGES])
+{
+	const struct store_client parent = {.id = 1,
+		.pid = 100,
+		.exe = "/usr/bin/redis",
+		.policy = "p",
+		.clock = 7,
+		.state = again_state,
+		.state_length = sizeof(again_state)};
+	const struct store_client child = {
+		.id = 2, .parent = 1, .exe = "", .policy = "", .clock = 8};
+
+	memset(entries, 0, STORE_LEAF_PAGES * sizeof(*entries));
+	for (unsigned i = 0; i < AGAIN_PAGES; i++)
+		entries[i * 3] = world_put(w, (enum page_kind)(i % PAGE_KINDS), i);
+	assert_int_equal(store_txn_begin(w->s), 0);
+	assert_int_equal(store_index_client(w->s, &parent), 0);
+	assert_int_equal(store_index_client(w->s, &child), 0);
+	assert_int_equal(store_index_leaf(w->s, 5, 6, entries), 0);
+	assert_int_equal(store_index_block(w->s, 1, AGAIN_BLOCK, 5), 0);
+	assert_int_equal(store_index_block(w->s, 2, AGAIN_BLOCK, 5), 0);
+	assert_int_equal(store_txn_commit(w->s), 0);
+}
+
+void again_leave(struct world *w)
+{
+	store_leave(w->s);
+	store_scratch_free(w->x);
+}
+
+void again_rewrite(struct world *w, const blob_t entries[STORE_LEAF_PAGES])
+{
+	assert_int_equal(store_txn_begin(w->s), 0);
+	assert_int_equal(store_index_leaf(w->s, 5, 9, entries), 0);
+	assert_int_equal(store_txn_commit(w->s), 0);
+}
+
+void again_expect(struct world *w, const blob_t entries[STORE_LEAF_PAGES])
+{
+	for (unsigned i = 0; i < AGAIN_PAGES; i++)
+		world_expect(w, entries[i * 3], (enum page_kind)(i % PAGE_KINDS), i);
+}
+
 void again_open(struct world *w, uint64_t limit)
 {
 	struct store_options opt = {.dir = w->dir, .memory_limit = limit, .stamp = 7};

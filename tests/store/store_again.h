@@ -6,6 +6,17 @@
 
 #include "store_world.h"
 
+enum { AGAIN_PAGES = 40, AGAIN_STATE = 9 };
+#define AGAIN_BLOCK (0x55aa00000000u >> 21)
+extern const char again_state[AGAIN_STATE];
+
+/* Client 1 with one block of leaf 5, and again_state; client 2 that shares it. Page i has the
+ * seed i, and is entry 3 * i. */
+void again_write(struct world *w, blob_t entries[STORE_LEAF_PAGES]);
+void again_rewrite(struct world *w, const blob_t entries[STORE_LEAF_PAGES]); /* leaf 5 */
+void again_expect(struct world *w, const blob_t entries[STORE_LEAF_PAGES]);
+void again_leave(struct world *w);
+
 /* store_reopen, which must succeed; w->dir is set. */
 void again_open(struct world *w, uint64_t limit);
 /* The same, with an error; why is checked to have this in it (NULL: to be empty). */
