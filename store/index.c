@@ -111,7 +111,12 @@ int index_begin(struct index *x)
 {
 	x->next = x->committed;
 	x->changed = false;
-	return run(x->statement[SQL_BEGIN]);
+	int r = run(x->statement[SQL_BEGIN]);
+	if (r == 0 && x->patient) {
+		sqlite3_busy_timeout(x->db, 0);
+		x->patient = false;
+	}
+	return r;
 }
 
 int index_commit(struct index *x)

@@ -55,8 +55,8 @@ enum index_left index_left(int dirfd);
 void index_give_up(int dirfd);
 void index_remove(int dirfd);
 
-/* So long an opening waits for another process that writes, or reads a dead one's log anew;
- * later nobody is waited for. */
+/* So long an opening, and the first transaction after it, wait for another process that writes,
+ * or reads a dead one's log anew; later nobody is waited for. */
 enum { INDEX_WAIT_MS = 2000 };
 
 /* Makes SQLite build the log's index anew from the log, whose frames have checksums, even if

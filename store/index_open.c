@@ -263,9 +263,11 @@ static int adopt(struct index *x, const char *dir, const struct index_segments *
 	if ((r = execute(x, old ? "BEGIN IMMEDIATE" : "BEGIN")) < 0 ||
 		(r = check_all(x, g, old, leaf, arg, why)) < 0)
 		return r;
-	r = execute(x, "COMMIT;" INDEX_SQL_TUNE "PRAGMA busy_timeout = 0");
+	r = execute(x, "COMMIT;" INDEX_SQL_TUNE);
 	if (r < 0)
 		return r;
+	/* A reader that came upon the log before us may have the writer's lock for a moment. */
+	x->patient = true;
 	atomic_store_explicit(&x->run->commits, x->committed.commits, memory_order_release);
 	sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
 	return 0;

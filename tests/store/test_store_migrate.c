@@ -426,6 +426,52 @@ static void a_writer_is_not_disturbed(void **state)
 	world_close(&w);
 }
 
+/* A process that writes, for so long. */
+static pid_t start_writer(const char *dir, unsigned ms)
+{
+	int there[2];
+	char c;
+
+	assert_int_equal(pipe(there), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		sqlite3 *db = sql_open(dir);
+		sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+		if (write(there[1], "x", 1) != 1)
+			_exit(1);
+		usleep(ms * 1000);
+		sqlite3_close(db);
+		_exit(0);
+	}
+	assert_int_equal(read(there[0], &c, 1), 1);
+	close(there[0]);
+	close(there[1]);
+	return pid;
+}
+
+/* Readers that come upon a dead process's log have the writer's lock for a moment. */
+static void the_first_transaction_waits(void **state)
+{
+	blob_t entries[STORE_LEAF_PAGES];
+	struct world w;
+
+	(void)state;
+	world_open(&w, 0);
+	write_store(&w, entries);
+	again_open(&w, 0);
+	pid_t pid = start_writer(w.dir, 200);
+	world_commit_nothing(&w);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	pid = start_writer(w.dir, 60000);
+	assert_int_equal(store_txn_begin(w.s), -EBUSY);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	world_commit_nothing(&w);
+	store_reopen_finish(w.s);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -435,6 +481,7 @@ int main(void)
 		cmocka_unit_test(a_row_of_this_version_has_a_checksum),
 		cmocka_unit_test(a_newer_version_is_refused),
 		cmocka_unit_test(a_writer_is_not_disturbed),
+		cmocka_unit_test(the_first_transaction_waits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
