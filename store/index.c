@@ -35,6 +35,7 @@ int index_errno(int rc)
 		return -ENOMEM;
 	case SQLITE_BUSY:
 	case SQLITE_LOCKED:
+	case SQLITE_PROTOCOL: /* somebody's lock kept us from reading the log, many times */
 		return -EBUSY;
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
@@ -110,7 +111,12 @@ int index_begin(struct index *x)
 {
 	x->next = x->committed;
 	x->changed = false;
-	return run(x->statement[SQL_BEGIN]);
+	int r = run(x->statement[SQL_BEGIN]);
+	if (r == 0 && x->patient) {
+		sqlite3_busy_timeout(x->db, 0);
+		x->patient = false;
+	}
+	return r;
 }
 
 int index_commit(struct index *x)

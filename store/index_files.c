@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "index_sql.h"
@@ -196,17 +197,41 @@ void index_remove(int dirfd)
 }
 
 /* SQLite's format: two copies of a header of 48 bytes, which are believed when they are the
- * same and their checksum is right. What follows them (who reads up to where) stays. */
-void index_distrust_shm(int dirfd)
+ * same and their checksum is right; what follows them (who reads up to where) stays. The byte
+ * that a writer locks is the 120th. */
+enum { SHM_HEADERS = 2 * 48, SHM_WRITER = 120 };
+
+/* By the kernel's account, which doesn't count a dead process's locks in our own table. */
+static bool writer_has_it(int fd)
 {
-	static const unsigned char none[2 * 48];
+	struct flock l = {.l_type = F_WRLCK, .l_start = SHM_WRITER, .l_len = 1};
+
+	return fcntl(fd, F_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
+static int wait_for_writer(int fd)
+{
+	for (unsigned ms = 0; ms < INDEX_WAIT_MS; ms++) {
+		if (!writer_has_it(fd))
+			return 0;
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	return -EBUSY;
+}
+
+int index_distrust_shm(int dirfd)
+{
+	static const unsigned char none[SHM_HEADERS];
 	int fd = openat(dirfd, INDEX_SHM_FILE, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	struct stat st;
 
 	if (fd < 0)
-		return; /* not there: it is made from the log */
-	struct stat st;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= (off_t)sizeof(none))
+		return errno == ENOENT ? 0 : -errno; /* it is made from the log */
+	/* Whoever has the log read anew needs that lock. */
+	int r = wait_for_writer(fd);
+	if (r == 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= SHM_HEADERS)
 		/* Within the file, so there is nothing that could fail. */
 		(void)!pwrite(fd, none, sizeof(none), 0);
 	close(fd);
+	return r;
 }

@@ -55,9 +55,14 @@ enum index_left index_left(int dirfd);
 void index_give_up(int dirfd);
 void index_remove(int dirfd);
 
+/* So long an opening, and the first transaction after it, wait for another process that writes,
+ * or reads a dead one's log anew; later nobody is waited for. */
+enum { INDEX_WAIT_MS = 2000 };
+
 /* Makes SQLite build the log's index anew from the log, whose frames have checksums, even if
- * another process has it open. No connection of this process may be open. */
-void index_distrust_shm(int dirfd);
+ * another process has it open. No connection of this process may be open. -EBUSY: another
+ * process is writing. */
+int index_distrust_shm(int dirfd);
 
 /* The name of each of the index's files, NULL = no more. */
 const char *index_file_name(unsigned i);

@@ -98,7 +98,7 @@
 
 /* From version 1, which had neither checksums nor client.state nor meta. */
 #define INDEX_SQL_FROM_1                                                                       \
-	"DROP VIEW pages_by_block; DROP VIEW clients;"                                         \
+	"DROP VIEW IF EXISTS pages_by_block; DROP VIEW IF EXISTS clients;"                     \
 	"ALTER TABLE client RENAME TO client_1;"                                               \
 	"ALTER TABLE leaf RENAME TO leaf_1;"                                                   \
 	"ALTER TABLE block RENAME TO block_1;" INDEX_SQL_TABLES                                \
@@ -132,9 +132,8 @@
 	/* Without its state, which stays as it is. */                                         \
 	X(CLIENT_KEEP, "INSERT INTO client VALUES (?1, ?2, ?3, ?4, ?5, ?6, x'',"               \
 		       " row_checksum('client', ?1, ?2, ?3, ?4, ?5, ?6, x''))"                 \
-		       " ON CONFLICT (id) DO UPDATE SET parent = ?2, pid = ?3, exe = ?4, "     \
-		       "policy = ?5,"                                                          \
-		       " clock = ?6,"                                                          \
+		       " ON CONFLICT (id) DO UPDATE SET parent = ?2, pid = ?3, exe = ?4,"      \
+		       " policy = ?5, clock = ?6,"                                             \
 		       " checksum = row_checksum('client', ?1, ?2, ?3, ?4, ?5, ?6, state)")    \
 	X(CLIENT_DROP, "DELETE FROM client WHERE id = ?")                                      \
 	X(CLIENT_BLOCKS_DROP, "DELETE FROM block WHERE client = ?")                            \

@@ -29,7 +29,7 @@ enum {
 	/* More wait for memory no faster. */
 	RESCAN_THREADS = 8,
 	/* Segments of a thread, below which starting it isn't worth it. */
-	RESCAN_SHARE = 64,
+	RESCAN_SHARE = 16,
 };
 
 #define NOWHERE UINT32_MAX
@@ -256,7 +256,9 @@ static int settle_twin(struct store *s, const struct twin *t, struct store_scrat
 	const struct blob_header *h = header_at(s, t->offset);
 	where_t other = where_make(t->offset, h->length, h->codec);
 
-	/* Its twin may have been lost since. */
+	/* The one or the other may have been lost since. */
+	if (h->codec == 0)
+		return 0;
 	if (where_placed(w)) {
 		bool denser = blob_size(h->length) < blob_size(where_length(w));
 		int r = unpacks(s, x, denser ? t->offset : where_offset(w));

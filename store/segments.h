@@ -27,6 +27,9 @@
  *   open, full -> free        [segments_recycle of its last blob, segments_release]
  *   full -> damaged           [store_compact found headers that aren't what the table says]
  *   damaged -> free           [segments_recycle of its last blob]
+ * Of an earlier run:
+ *   free -> full, damaged     [segments_adopt]
+ *   full -> open              [segments_adopted]
  *
  * All functions but segments_at need the store's lock. */
 #ifndef LARDER_STORE_SEGMENTS_H

@@ -229,7 +229,9 @@ struct store_client {
 enum { STORE_STATE_MAX = 1 << 20 };
 #define STORE_BLOCK_MAX ((UINT64_C(1) << 43) - 1) /* of a 64-bit address */
 
-/* -EBUSY: another process is writing to index.db. Readers never disturb. */
+/* -EBUSY: another process is writing to index.db. Readers don't disturb, but those that come
+ * upon the log of a process that was killed, for a moment; so the first one after store_reopen
+ * waits a little. */
 int store_txn_begin(struct store *s);
 /* On failure everything since begin is rolled back. It fails if any store_index_* since begin
  * has: there are no half transactions. -ENOSPC: the tmpfs is full. */

@@ -555,7 +555,9 @@ static int open_store(struct worker *w, const struct runtime *rt, bool again)
 	struct store_options o = {.dir = rt->store,
 		.memory_limit = settings_store_limit(w->config),
 		.synchronize = synchronize,
-		.arg = w};
+		.arg = w,
+		/* As if stored now: else all would be due for recompression at once. */
+		.stamp = (uint32_t)(worker_now_ms() / 1000)};
 	char why[STORE_WHY] = "";
 	int r = again ? store_reopen(&w->store, &o, why) : store_open(&w->store, &o);
 

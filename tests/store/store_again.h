@@ -6,6 +6,17 @@
 
 #include "store_world.h"
 
+enum { AGAIN_PAGES = 40, AGAIN_STATE = 9 };
+#define AGAIN_BLOCK (0x55aa00000000u >> 21)
+extern const char again_state[AGAIN_STATE];
+
+/* Client 1 with one block of leaf 5, and again_state; client 2 that shares it. Page i has the
+ * seed i, and is entry 3 * i. */
+void again_write(struct world *w, blob_t entries[STORE_LEAF_PAGES]);
+void again_rewrite(struct world *w, const blob_t entries[STORE_LEAF_PAGES]); /* leaf 5 */
+void again_expect(struct world *w, const blob_t entries[STORE_LEAF_PAGES]);
+void again_leave(struct world *w);
+
 /* store_reopen, which must succeed; w->dir is set. */
 void again_open(struct world *w, uint64_t limit);
 /* The same, with an error; why is checked to have this in it (NULL: to be empty). */
@@ -20,6 +31,10 @@ bool again_leaf(
 
 /* Which leaf is the client's block's; 0 = none. */
 uint64_t again_block(struct world *w, uint64_t client, uint64_t block);
+
+/* How many headers in warm.seg are of blobs that aren't gone; asserts that no two of them, with
+ * the same handle, are of different pages. No store need be open. */
+uint64_t again_count_headers(const char *dir);
 
 void flip_bit(int fd, uint64_t byte, unsigned bit);
 

@@ -54,7 +54,19 @@ static int open_error(const struct place *p)
 	return r;
 }
 
-/* Refused with that error, and no byte of index.db or warm.seg is lost. */
+static int reopen_error(const struct place *p)
+{
+	struct store_options opt = {.dir = p->dir};
+	struct store *s = NULL;
+	char why[STORE_WHY];
+	int r = store_reopen(&s, &opt, why);
+
+	assert_true((r == 0) == (s != NULL));
+	store_close(s);
+	return r;
+}
+
+/* Refused with that error, by both, and no byte of index.db or warm.seg is lost. */
 static void assert_refused(const struct place *p, int error)
 {
 	static unsigned char before[1 << 20], after[1 << 20];
@@ -62,6 +74,7 @@ static void assert_refused(const struct place *p, int error)
 	write_bytes(p->segments, "mine", 4);
 	size_t size = read_bytes(p->index, before, sizeof(before));
 	assert_int_equal(open_error(p), error);
+	assert_int_equal(reopen_error(p), error);
 	assert_int_equal(read_bytes(p->index, after, sizeof(after)), size);
 	assert_memory_equal(before, after, size);
 	assert_int_equal(read_bytes(p->segments, after, sizeof(after)), 4);
@@ -146,10 +159,12 @@ static void no_file_is_refused(void **state)
 	place_make(&p);
 	assert_int_equal(mkdir(p.index, 0700), 0);
 	assert_int_equal(open_error(&p), -EISDIR);
+	assert_int_equal(reopen_error(&p), -EISDIR);
 	assert_int_equal(rmdir(p.index), 0);
 
 	assert_int_equal(mkfifo(p.index, 0600), 0); /* must not wait for a writer */
 	assert_int_equal(open_error(&p), -EEXIST);
+	assert_int_equal(reopen_error(&p), -EEXIST);
 	assert_int_equal(unlink(p.index), 0);
 
 	assert_int_equal(symlink("/dev/null", p.index), 0);
@@ -228,21 +243,52 @@ static void leavings_of_ours_are_replaced(void **state)
 	assert_int_equal(rmdir(p.dir), 0);
 }
 
-/* Opens a store, and is killed at its n-th stop (each system call has two: before and after).
- * Was it still running? */
-static bool killed_while_opening(const struct place *p, unsigned n)
+/* What is killed: opening, and closing. A store is opened, in which something is stored. */
+static int open_it(const struct place *p)
+{
+	struct store_options opt = {.dir = p->dir};
+	struct store *s;
+
+	return store_open(&s, &opt);
+}
+
+static struct store *filled(const struct place *p)
+{
+	const struct store_client c = {.id = 1, .exe = "", .policy = ""};
+	struct world w;
+
+	strcpy(w.dir, p->dir);
+	struct store_options opt = {.dir = p->dir};
+	blob_t entries[STORE_LEAF_PAGES] = {BLOB_NONE};
+	if (store_open(&w.s, &opt) < 0 || store_scratch_new(&w.x) < 0)
+		_exit(2);
+	entries[0] = world_put(&w, PAGE_NOISE, 1);
+	if (store_txn_begin(w.s) < 0 || store_index_client(w.s, &c) < 0 ||
+		store_index_leaf(w.s, 1, 1, entries) < 0 ||
+		store_index_block(w.s, 1, 1, 1) < 0 || store_txn_commit(w.s) < 0)
+		_exit(3);
+	store_scratch_free(w.x);
+	return w.s;
+}
+
+/* Does it, and is killed at its n-th stop (each system call has two: before and after). Was it
+ * still running? */
+static bool killed_at(const struct place *p, unsigned n,
+	struct store *(*before)(const struct place *), int (*it)(const struct place *),
+	void (*its_end)(struct store *))
 {
 	int status;
 	pid_t child = fork();
 
 	assert_true(child >= 0);
 	if (child == 0) {
-		struct store_options opt = {.dir = p->dir};
-		struct store *s;
+		struct store *s = before ? before(p) : NULL;
 		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0)
 			_exit(2);
 		raise(SIGSTOP);
-		_exit(store_open(&s, &opt) < 0);
+		if (its_end)
+			its_end(s);
+		_exit(it && it(p) < 0);
 	}
 	for (unsigned i = 0; i < n; i++) {
 		assert_int_equal(waitpid(child, &status, 0), child);
@@ -266,14 +312,63 @@ static void who_was_killed_while_opening_opens_again(void **state)
 
 	(void)state;
 	place_make(&p);
-	while (killed_while_opening(&p, n)) {
-		int r = open_error(&p);
+	while (killed_at(&p, n, NULL, open_it, NULL)) {
+		/* By turns; and there is something to be replaced, or not. */
+		int r = n % 4 == 1 ? open_error(&p) : reopen_error(&p);
 		if (r < 0)
 			fail_msg("killed at stop %u, then: %d", n, r);
+		if (n % 8 > 4)
+			store_leave(filled(&p));
 		n += 2; /* nothing happens between one call's end and the next one's start */
 	}
 	assert_true(n > 20);
 	assert_int_equal(open_error(&p), 0);
+	assert_int_equal(rmdir(p.dir), 0);
+}
+
+/* Either all is there, or nothing is. */
+static int count_leaf(void *arg, const struct store_leaf *l)
+{
+	*(unsigned *)arg += l->pages;
+	return 0;
+}
+
+static void expect_all_or_nothing(const struct place *p, bool all, unsigned stop)
+{
+	struct store_options opt = {.dir = p->dir};
+	char why[STORE_WHY];
+	struct store *s;
+	unsigned pages = 0;
+
+	int r = store_reopen(&s, &opt, why);
+	if (r < 0)
+		fail_msg("killed at stop %u, then: %d, %s", stop, r, why);
+	store_check(s);
+	assert_int_equal(store_each_leaf(s, count_leaf, &pages, why), 0);
+	struct store_stats st;
+	store_stats(s, &st);
+	assert_int_equal(st.blobs, pages);
+	assert_int_equal(st.lost_blobs, 0);
+	assert_true(pages == 1 || (!all && pages == 0));
+	store_close(s);
+}
+
+static void who_was_killed_while_closing_reopens(void **state)
+{
+	struct place p;
+	unsigned n;
+
+	(void)state;
+	place_make(&p);
+	for (n = 1; killed_at(&p, n, filled, NULL, store_close); n += 2)
+		expect_all_or_nothing(&p, false, n);
+	assert_true(n > 20);
+	assert_int_equal(rmdir(p.dir), 0); /* through: nothing is left */
+	place_make(&p);
+	for (n = 1; killed_at(&p, n, filled, NULL, store_leave); n += 2)
+		expect_all_or_nothing(&p, true, n);
+	expect_all_or_nothing(&p, true, n);
+	assert_true(n > 20);
 	assert_int_equal(rmdir(p.dir), 0);
 }
 
@@ -287,6 +382,7 @@ int main(void)
 		cmocka_unit_test(what_cannot_be_read_is_refused),
 		cmocka_unit_test(leavings_of_ours_are_replaced),
 		cmocka_unit_test(who_was_killed_while_opening_opens_again),
+		cmocka_unit_test(who_was_killed_while_closing_reopens),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
