@@ -51,6 +51,9 @@ static void print_service(struct json_object *s)
 		cli_json_number(s, "faults"), cli_micros(cli_json_number(us, "p50"), a, CELL),
 		cli_micros(cli_json_number(us, "p99"), b, CELL),
 		cli_micros(cli_json_number(us, "max"), c, CELL));
+	if (cli_json_number(s, "stopping") > 0)
+		printf("ENDING    when every page is given back: %s to go\n",
+			cli_bytes((int64_t)evicted, a, CELL));
 	if (cli_json_number(s, "corrupt_pages") > 0)
 		printf("CORRUPT   %" PRIu64
 		       " pages could not be restored: see the service's log\n",

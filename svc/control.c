@@ -1,13 +1,14 @@
 #include "control.h"
 #include "cleanup.h"
 #include "evictor.h"
-#include "give_back.h"
 #include "histogram.h"
 #include "quota.h"
 #include "log.h"
 #include "pager.h"
 #include "pidns.h"
 #include "readers.h"
+#include "release.h"
+#include "restorer.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -238,6 +239,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	store_stats(w->store, &st);
 	readers_latency(w->readers, &latency);
 	sum_clients(w, s, &links);
+	s->stopping = restorer_releases(w->restorer);
 	s->uptime_s = (worker_now_ms() - w->started_ms) / 1000;
 	/* A page that forked children share counts once, as its memory would. */
 	s->evicted_bytes = st.blobs * STORE_PAGE;
@@ -292,20 +294,30 @@ int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 {
 	struct client *c = worker_by_id(w, id);
 	struct pager pager;
-	int r, managed = CLIENT_MANAGED;
+	int r;
 
 	if (!c)
 		return -ESRCH;
 	r = pager_init(&pager, w);
 	if (r == 0) {
 		uint64_t before = atomic_load(&c->pages_restored);
-		/* An eviction that is under way stops at the next block. */
-		atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED);
-		r = give_back_all(&pager, c);
+		r = release_client(&pager, c);
 		if (r == 0)
 			ret->restored_pages = atomic_load(&c->pages_restored) - before;
 		pager_done(&pager);
 	}
 	client_unref(c);
 	return r;
+}
+
+int control_release_all(struct worker *w, struct release_all_result *ret)
+{
+	struct pager pager;
+	int r = pager_init(&pager, w);
+
+	if (r < 0)
+		return r;
+	release_all(&pager, ret);
+	pager_done(&pager);
+	return 0;
 }

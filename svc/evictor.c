@@ -59,7 +59,9 @@ struct evictor {
 	struct job *first;
 	uint64_t *forget; /* ids of clients whose rows may go */
 	size_t forget_count, forget_room;
-	bool forget_now;
+	bool forget_now, house_now;
+	bool evicting; /* a job is at hand */
+	bool ended;    /* nothing is evicted any more */
 	bool stop;
 };
 
@@ -185,6 +187,14 @@ static bool stopping(struct evictor *e)
 	return stop;
 }
 
+static bool ended(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool is = e->ended || e->stop;
+	pthread_mutex_unlock(&e->lock);
+	return is;
+}
+
 /* The next block, from `number` on, that a region touches; false when there is none. */
 static bool next_block(struct client *c, uint64_t *number)
 {
@@ -257,7 +267,7 @@ static int evict_blocks(struct evictor *e, struct eviction *v)
 	finish_batches(e);
 	if (c->batch)
 		return -EBUSY;
-	while (r == 0 && !stopping(e)) {
+	while (r == 0 && !ended(e)) {
 		gate_lock(c);
 		bool any = next_block(c, &number);
 		gate_unlock(&e->pager, c);
@@ -307,8 +317,10 @@ static const char *error_text(int r)
 }
 
 /* Why nothing is taken from this client at all, or NULL. */
-static const char *left_alone(const struct evictor *e, const struct client *c)
+static const char *left_alone(struct evictor *e, const struct client *c)
 {
+	if (ended(e))
+		return "the service is ending, and gives everything back";
 	if (e->worker->no_eviction)
 		return e->worker->no_eviction;
 	if (c->agent_pid == 0)
@@ -382,12 +394,13 @@ static struct job *next_job(struct evictor *e)
 	struct timespec until = next_due(e);
 
 	pthread_mutex_lock(&e->lock);
-	while (!e->first && !e->stop && (!e->forget_now || e->index_failing))
+	while (!e->first && !e->stop && !e->house_now && (!e->forget_now || e->index_failing))
 		if (pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT)
 			break;
 	struct job *j = e->stop ? NULL : e->first;
 	if (j)
 		e->first = j->next;
+	e->evicting = j != NULL;
 	pthread_mutex_unlock(&e->lock);
 	return j;
 }
@@ -402,10 +415,12 @@ static void note_why(struct evictor *e, const struct job *j)
 	gate_unlock(&e->pager, c);
 }
 
-static bool forgets(struct evictor *e)
+/* Something that doesn't wait until it is due. */
+static bool is_asked(struct evictor *e)
 {
 	pthread_mutex_lock(&e->lock);
-	bool any = e->forget_now && !e->index_failing;
+	bool any = e->house_now || (e->forget_now && !e->index_failing);
+	e->house_now = false;
 	pthread_mutex_unlock(&e->lock);
 	return any;
 }
@@ -428,13 +443,14 @@ static void *evictor_main(void *arg)
 			j->error = evict_client(e, j->client, &j->result);
 			note_why(e, j);
 		}
-		if (j || forgets(e))
+		if (j || is_asked(e))
 			housekeeping(e);
 		else
 			idle(e);
 		if (j) {
 			pthread_mutex_lock(&e->lock);
 			j->done = true;
+			e->evicting = false;
 			pthread_cond_broadcast(&e->finished);
 			pthread_mutex_unlock(&e->lock);
 		}
@@ -493,6 +509,29 @@ void evictor_forget(struct evictor *e, uint64_t id, bool now)
 		e->forget_now = true;
 		pthread_cond_signal(&e->work);
 	}
+	pthread_mutex_unlock(&e->lock);
+}
+
+void evictor_end_evictions(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->ended = true;
+	pthread_mutex_unlock(&e->lock);
+}
+
+bool evictor_is_evicting(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool is = e->evicting;
+	pthread_mutex_unlock(&e->lock);
+	return is;
+}
+
+void evictor_keep_house(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->house_now = true;
+	pthread_cond_signal(&e->work);
 	pthread_mutex_unlock(&e->lock);
 }
 

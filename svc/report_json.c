@@ -188,6 +188,17 @@ char *report_release(pid_t pid, const struct release_result *result)
 	return text_of(o);
 }
 
+char *report_release_all(const struct release_all_result *result)
+{
+	struct json_object *o = json_object_new_object();
+	add_number(o, "clients", result->clients);
+	add_number(o, "restored_pages", result->restored_pages);
+	add_number(o, "left_clients", result->left_clients);
+	add_number(o, "left_pages", result->left_pages);
+	add_text(o, "why", result->why);
+	return text_of(o);
+}
+
 char *report_reload(const char *message)
 {
 	struct json_object *o = json_object_new_object();

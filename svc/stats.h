@@ -13,6 +13,7 @@
 #define SERVICE_STATS(X)                                                                       \
 	X(uptime_s, gauge, "seconds since the service started")                                \
 	X(clients, gauge, "address spaces looked after, forked children included")             \
+	X(stopping, gauge, "1: it ends when every page is given back, and takes no more")      \
 	X(managed_bytes, gauge, "memory of clients registered with us")                        \
 	X(evicted_bytes, gauge, "page bytes that left the clients")                            \
 	X(stored_bytes, gauge, "packed bytes that hold them")                                  \

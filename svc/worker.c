@@ -8,6 +8,7 @@
 #include "log.h"
 #include "maps.h"
 #include "order.h"
+#include "pace.h"
 #include "pagemap.h"
 #include "policy.h"
 #include "process.h"
@@ -72,7 +73,8 @@ struct loop {
 	struct handshake handshake[ATTACHMENTS_MAX];
 	size_t handshakes;
 	uint64_t next_id;
-	bool deaf; /* the attach socket isn't listened to */
+	bool deaf;   /* the attach socket isn't listened to */
+	bool ending; /* all is being given back */
 	bool stop;
 };
 
@@ -366,6 +368,8 @@ static const char *accept_error(int r)
 static void on_attach(struct loop *l)
 {
 	struct attachment *a;
+	if (l->w->attach_fd < 0)
+		return; /* the event is older than our end */
 	int r = attach_accept(l->w, &a);
 
 	if (r < 0) {
@@ -407,6 +411,42 @@ static void on_handshake(struct loop *l, uint64_t id)
 
 /* ---- the loop ---- */
 
+/* Nobody is taken over any more, and who asks runs on as without a service. */
+static void admit_nobody(struct loop *l)
+{
+	while (l->handshakes > 0) {
+		attach_free(l->handshake[0].attachment);
+		end_handshake(l, 0);
+	}
+	close(l->w->attach_fd);
+	l->w->attach_fd = -1;
+	l->deaf = false;
+}
+
+static void say_it_goes_on(struct worker *w)
+{
+	struct release_left left;
+	char bytes[PACE_TEXT];
+
+	release_left(w, &left);
+	log_info("ending already: %llu programs and %s left; it ends when all is given back",
+		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
+}
+
+/* Faults are answered and programs looked after until the restorer is done. Where clients are
+ * to be kept for the next service, this is the place to end without it. */
+static void begin_end(struct loop *l)
+{
+	if (l->ending) {
+		say_it_goes_on(l->w);
+		return;
+	}
+	l->ending = true;
+	admit_nobody(l);
+	evictor_end_evictions(l->w->evictor);
+	restorer_release_all(l->w->restorer);
+}
+
 static void on_signal(struct loop *l)
 {
 	struct signalfd_siginfo info;
@@ -414,7 +454,7 @@ static void on_signal(struct loop *l)
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo != SIGHUP) {
-			l->stop = true;
+			begin_end(l);
 			continue;
 		}
 		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
@@ -442,6 +482,7 @@ static void dispatch(struct loop *l, uint64_t data)
 	case SOURCE_KICK:
 		drain_counter(l->w->kick_fd);
 		sweep_and_arm(l->w);
+		l->stop = l->ending && restorer_released(l->w->restorer);
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
@@ -571,7 +612,7 @@ static void worker_close(struct worker *w)
 	http_stop(w->http);
 	evictor_stop(w->evictor);
 	if (w->readers)
-		release_all(w);
+		release_goodbye(w);
 	evictor_free(w->evictor);
 	restorer_stop(w->restorer);
 	readers_stop(w->readers);
@@ -589,8 +630,8 @@ static void worker_close(struct worker *w)
 	if (w->brief.hint)
 		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
 			HINT_SLOTS * sizeof(*w->brief.hint));
-	const int fds[] = {
-		w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
+	const int fds[] = {w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd,
+		w->timer_fd, w->meminfo_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -604,6 +645,11 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->no_eviction = o->no_eviction;
 	w->device = o->device;
 	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
+	w->meminfo_fd = pace_open();
+	if (w->meminfo_fd < 0)
+		log_warn("/proc/meminfo: %s: pages go back without a look at how much memory "
+			 "is left",
+			strerror(-w->meminfo_fd));
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
@@ -637,7 +683,7 @@ int worker_run(const struct worker_options *o)
 	if (r == 0) {
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
 		loop_run(&w);
-		log_info("larderd: ending; giving every page back");
+		log_info("larderd: every page is given back");
 	}
 	worker_close(&w);
 	runtime_close(&rt);

@@ -39,6 +39,7 @@ struct worker_options {
 struct worker {
 	const char *runtime_dir, *config_path, *no_eviction;
 	int device, attach_fd, epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
+	int meminfo_fd;						       /* owned; -1: unknown */
 	uint64_t started_ms;
 	uint64_t baseline_bytes;
 
@@ -77,7 +78,7 @@ struct worker {
 uint64_t worker_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t worker_now_ms(void);
 
-/* Serves until SIGTERM or SIGINT; then gives every page back. */
+/* Serves until SIGTERM or SIGINT; then goes on until every page is given back. */
 int worker_run(const struct worker_options *o);
 
 /* The main thread looks for clients that are gone. Any thread. */
@@ -94,7 +95,9 @@ void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
-size_t worker_count_user(struct worker *w, uid_t uid);		  /* its clients */
+size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
+/* Of the lowest id that is at least this: a reference, or NULL. Needs no memory. */
+struct client *worker_next(struct worker *w, uint64_t id);
 struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or NULL */
 struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
 struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */

@@ -151,6 +151,17 @@ int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 	return r;
 }
 
+int control_release_all(struct worker *w, struct release_all_result *ret)
+{
+	atomic_fetch_add(&w->all_releases, 1);
+	pthread_mutex_lock(&w->lock);
+	int r = w->release_error;
+	if (r == 0)
+		*ret = w->release_all;
+	pthread_mutex_unlock(&w->lock);
+	return r;
+}
+
 int control_reload(struct worker *w, char *message, size_t size)
 {
 	atomic_fetch_add(&w->reloads, 1);

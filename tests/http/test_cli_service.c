@@ -177,6 +177,14 @@ static const struct expect evicts[] = {
 	{"$larder evict 101 | grep -c discarded", 1, "0\n", NULL},
 	{"$larder evict --json 101", 0, "\"moved_pages\": 256", NULL},
 	{"$larder release 101", 0, "restored 512 pages (2.00 MiB)\n", NULL},
+	{"$larder release --all", 1,
+		"restored 256 pages (1.00 MiB); 3 programs have all of their memory\n"
+		"left 2560 pages (10.0 MiB) of 2 programs: no more room\n",
+		NULL},
+	{"$larder release --all --json | tr -d ' \\n'", 0,
+		"{\"clients\":3,\"restored_pages\":256,\"left_clients\":2,\"left_pages\":2560,"
+		"\"why\":\"nomoreroom\"}",
+		NULL},
 	{"$larder reload", 0, "nothing changed\n", NULL},
 };
 
@@ -194,10 +202,16 @@ static void orders_are_given_and_answered(void **state)
 		.refused_bytes = {[MAPS_FILE] = 4096},
 		.why = "the store is full"};
 	w->release.restored_pages = 512;
+	w->release_all = (struct release_all_result){.clients = 3,
+		.restored_pages = 256,
+		.left_clients = 2,
+		.left_pages = 2560,
+		.why = "no more room"};
 	pthread_mutex_unlock(&w->lock);
 	expect_in(p->dir, evicts, COUNT(evicts));
-	assert_int_equal(w->evicts, COUNT(evicts) - 2);
+	assert_int_equal(w->evicts, COUNT(evicts) - 4);
 	assert_int_equal(w->releases, 1);
+	assert_int_equal(w->all_releases, 2);
 	assert_int_equal(w->reloads, 1);
 }
 

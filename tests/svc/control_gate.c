@@ -2,10 +2,11 @@
  * left for the holder, isn't forgotten. Everything else of the service is a stub. */
 #include "control.h"
 #include "evictor.h"
-#include "give_back.h"
 #include "pager.h"
 #include "quota.h"
 #include "readers.h"
+#include "release.h"
+#include "restorer.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -70,10 +71,21 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 	return -ENOSYS;
 }
 
-int give_back_all(struct pager *p, struct client *c)
+bool restorer_releases(struct restorer *r)
+{
+	(void)r;
+	return false;
+}
+
+int release_client(struct pager *p, struct client *c)
 {
 	(void)p, (void)c;
 	return -ENOSYS;
+}
+
+void release_all(struct pager *p, struct release_all_result *ret)
+{
+	(void)p, (void)ret;
 }
 
 int pager_init(struct pager *p, struct worker *w)
