@@ -63,7 +63,9 @@ memory_is 1000
 larder release --all >"$work/release.out" || fail "release says: $(cat "$work/release.out")"
 grep -q '; 2 programs have all of their memory' "$work/release.out" || fail "release says: $(cat "$work/release.out")"
 ! grep -q left "$work/release.out" || fail "release says: $(cat "$work/release.out")"
-[ "$(json .service.evicted_bytes)" -eq 0 ] || fail "$(json .service.evicted_bytes) bytes are still out"
+for pid in "$one" "$two"; do
+	[ "$(out "$pid")" -eq 0 ] || fail "$(out "$pid") bytes of $pid are still out"
+done
 [ "$(json '[.clients[].state] | unique | join(" ")')" = released ] || fail 'not all are released'
 
 # ---- SIGTERM ----

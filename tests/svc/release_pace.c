@@ -253,6 +253,13 @@ static void the_store_shrinks_on_the_way(void **state)
 	assert_true(run(&r));
 	assert_true(m.houses > 1);
 	assert_reserve_is_kept();
+
+	set_up(20 * MIB, 20 * MIB); /* so little that it asks for lack of room alone */
+	m.freed_of_4 = 3;
+	release_begin(&r, &worker);
+	assert_false(run(&r)); /* once it has waited, it is there */
+	assert_true(run(&r));
+	assert_reserve_is_kept();
 }
 
 /* It shrinks while there is room, too: else a later need for it meets a full machine. */
