@@ -128,6 +128,7 @@ static void housekeeping(struct evictor *e)
 	int r;
 
 	finish_batches(e);
+	graveyard_fill(&e->worker->graveyard);
 	r = flush_and_forget(e);
 	/* What that let go of is free after one more. */
 	if (r == 0)

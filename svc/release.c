@@ -53,7 +53,7 @@ void release_left(struct worker *w, struct release_left *ret)
 	struct release_left left = {0};
 	struct client *c;
 
-	for (uint64_t id = 0; (c = worker_next(w, id)); id = c->id + 1) {
+	for (size_t at = 0; (c = worker_walk(w, &at));) {
 		if (client_state(c) != CLIENT_GONE)
 			add_left(c, &left);
 		client_unref(c);
@@ -182,7 +182,7 @@ void release_all(struct pager *p, struct release_all_result *ret)
 	do {
 		struct client *c;
 		t.some = t.got_on = t.no_room = false;
-		for (uint64_t id = 0; (c = worker_next(p->worker, id)); id = c->id + 1) {
+		for (size_t at = 0; (c = worker_walk(p->worker, &at));) {
 			release_one(p, c, first, &t);
 			client_unref(c);
 		}
@@ -296,20 +296,19 @@ static bool end_round(struct release *r, unsigned *ret_wait_ms)
 	*ret_wait_ms = r->some && !r->got_on ? WAIT_MS : 0;
 	if (busy && !r->some)
 		*ret_wait_ms = 1;
-	r->next = 0;
+	r->at = 0;
 	r->some = r->got_on = r->no_room = false;
 	return done;
 }
 
 bool release_step(struct release *r, struct pager *p, unsigned *ret_wait_ms)
 {
-	struct client *c = worker_next(r->worker, r->next);
+	struct client *c = worker_walk(r->worker, &r->at);
 
 	*ret_wait_ms = 0;
 	say_how_far(r);
 	if (!c)
 		return end_round(r, ret_wait_ms);
-	r->next = c->id + 1;
 	step_client(r, p, c);
 	client_unref(c);
 	return false;

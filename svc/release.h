@@ -8,6 +8,7 @@
 #define LARDER_RELEASE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct client;
@@ -31,7 +32,7 @@ void release_all(struct pager *p, struct release_all_result *ret);
 /* The end of the service, a slice at a time. */
 struct release {
 	struct worker *worker;	    /* borrowed */
-	uint64_t next;		    /* client id: where it is in a round */
+	size_t at;		    /* in the walk over all, which is a round */
 	bool some, got_on, no_room; /* what this round has met so far */
 	bool alone;		    /* no eviction was under way as this round began */
 	bool waits;		    /* the last round met no room, and that was said */

@@ -20,11 +20,6 @@ enum {
 	SLICE_MS = 20,
 };
 
-struct ring {
-	struct client *client; /* owned reference */
-	struct ring *next;
-};
-
 struct restorer {
 	struct worker *worker; /* borrowed */
 	pthread_t thread;
@@ -35,7 +30,7 @@ struct restorer {
 	uint64_t due_ms;	/* the thread's: its next step, by worker_now_ms */
 	_Atomic bool released;
 	/* Under the lock: */
-	struct ring *first, **last; /* first come, first served */
+	struct client *first, **last; /* owned references; first come, first served */
 	bool releasing, stop;
 };
 
@@ -139,12 +134,11 @@ static bool next_ring(struct restorer *r, struct client **ret)
 	wait_for_work(r);
 	bool go_on = !r->stop;
 	if (go_on && r->first) {
-		struct ring *ring = r->first;
-		*ret = ring->client;
-		r->first = ring->next;
+		*ret = r->first;
+		r->first = (*ret)->next_ring;
 		if (!r->first)
 			r->last = &r->first;
-		free(ring);
+		(*ret)->rang = false; /* what comes from now on rings again */
 	}
 	pthread_mutex_unlock(&r->lock);
 	return go_on;
@@ -201,16 +195,15 @@ bool restorer_released(const struct restorer *r)
 
 void restorer_ring(struct restorer *r, struct client *c)
 {
-	struct ring *ring;
-
-	while (!(ring = malloc(sizeof(*ring))))
-		rest(1000000);
-	client_ref(c);
-	*ring = (struct ring){.client = c};
 	pthread_mutex_lock(&r->lock);
-	*r->last = ring;
-	r->last = &ring->next;
-	pthread_cond_signal(&r->work);
+	if (!c->rang) {
+		client_ref(c);
+		c->rang = true;
+		c->next_ring = NULL;
+		*r->last = c;
+		r->last = &c->next_ring;
+		pthread_cond_signal(&r->work);
+	}
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -252,10 +245,9 @@ void restorer_stop(struct restorer *r)
 	pthread_mutex_unlock(&r->lock);
 	pthread_join(r->thread, NULL);
 	while (r->first) {
-		struct ring *next = r->first->next;
-		client_unref(r->first->client);
-		free(r->first);
-		r->first = next;
+		struct client *c = r->first;
+		r->first = c->next_ring;
+		client_unref(c);
 	}
 	pager_done(&r->pager);
 	free(r);

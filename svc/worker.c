@@ -571,9 +571,11 @@ static int open_store(struct worker *w, const struct runtime *rt)
 
 	if (r < 0)
 		log_error("%s: %s", rt->store, runtime_store_problem(r));
-	else
-		graveyard_init(&w->graveyard, w->store);
-	return r;
+	if (r < 0)
+		return r;
+	graveyard_init(&w->graveyard, w->store);
+	graveyard_fill(&w->graveyard);
+	return 0;
 }
 
 static int start_threads(struct worker *w)
@@ -625,6 +627,8 @@ static void worker_close(struct worker *w)
 		next = l->next;
 		leaf_free(&w->graveyard, l);
 	}
+	if (w->store)
+		graveyard_done(&w->graveyard);
 	store_close(w->store);
 	config_free(w->config);
 	if (w->brief.hint)

@@ -96,6 +96,9 @@ void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
 size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
+/* For a walk over all from *at = 0 on: a reference, or NULL at the end. Needs no memory. Who
+ * comes meanwhile may be missed. */
+struct client *worker_walk(struct worker *w, size_t *at);
 /* Of the lowest id that is at least this: a reference, or NULL. Needs no memory. */
 struct client *worker_next(struct worker *w, uint64_t id);
 struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or NULL */

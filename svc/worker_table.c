@@ -106,6 +106,19 @@ size_t worker_count_user(struct worker *w, uid_t uid)
 	return count;
 }
 
+struct client *worker_walk(struct worker *w, size_t *at)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	while (*at < w->place_count && !found)
+		found = w->place[(*at)++];
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
 struct client *worker_next(struct worker *w, uint64_t id)
 {
 	struct client *best = NULL;

@@ -62,16 +62,10 @@ void pager_service(struct pager *p, struct client *c)
 	sem_post(&at->served);
 }
 
-int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+struct client *worker_walk(struct worker *w, size_t *at)
 {
-	struct client **all = calloc(CLIENTS, sizeof(struct client *));
-
 	assert_ptr_equal(w, &worker);
-	for (size_t i = 0; i < CLIENTS; i++)
-		all[i] = &place[i].client;
-	*ret = all;
-	*ret_count = CLIENTS;
-	return 0;
+	return *at < CLIENTS ? &place[(*at)++].client : NULL;
 }
 
 struct client *worker_by_token(struct worker *w, uint64_t token)

@@ -64,13 +64,10 @@ uint64_t worker_now_ms(void)
 	return m.clock_ms += 100;
 }
 
-struct client *worker_next(struct worker *w, uint64_t id)
+struct client *worker_walk(struct worker *w, size_t *at)
 {
 	(void)w;
-	for (size_t i = 0; i < CLIENTS; i++)
-		if (client[i].id >= id)
-			return &client[i];
-	return NULL;
+	return *at < CLIENTS ? &client[(*at)++] : NULL;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
