@@ -9,7 +9,7 @@
 need python3
 
 switch() { # 0|1
-	printf "\\x$1" | dd of="$work/switch" bs=1 count=1 conv=notrunc status=none
+	printf '%b' "\\x$1" | dd of="$work/switch" bs=1 count=1 conv=notrunc status=none
 }
 asked() { od -An -tu4 -j4 -N4 "$work/switch" | tr -d ' '; }
 
