@@ -134,6 +134,16 @@ static bool eats_reserve(int fd)
 	return (rlim_t)fd >= limit.rlim_cur - reserve;
 }
 
+bool attach_descriptors_are_few(const struct worker *w)
+{
+	int fd = fcntl(w->device, F_DUPFD_CLOEXEC, 0);
+	bool few = fd < 0 || eats_reserve(fd);
+
+	if (fd >= 0)
+		close(fd);
+	return few;
+}
+
 int attach_accept(struct worker *w, struct attachment **ret)
 {
 	int fd = accept4(w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);

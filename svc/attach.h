@@ -11,6 +11,8 @@ struct attachment;
 /* Accepts one connection and decides whether the peer may attach. NULL in *ret with 0: it was
  * turned away. */
 int attach_accept(struct worker *w, struct attachment **ret);
+/* So few that nobody is taken over for it. Any thread. */
+bool attach_descriptors_are_few(const struct worker *w);
 int attach_fd(const struct attachment *a);
 uid_t attach_uid(const struct attachment *a);
 

@@ -72,6 +72,17 @@ static uint64_t stored_bytes(struct pager *p, struct client *c)
 	return bytes;
 }
 
+/* Gate held. */
+static uint64_t oldest_fault_ms(const struct client *c)
+{
+	uint64_t now = worker_now_ns(), oldest = now;
+
+	for (unsigned i = 0; i < c->deferred_count; i++)
+		if (c->deferred[i].read_ns < oldest)
+			oldest = c->deferred[i].read_ns;
+	return (now - oldest) / 1000000;
+}
+
 static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
 {
 	struct terms terms;
@@ -90,6 +101,7 @@ static void fill_stats(struct pager *p, struct client *c, struct client_stats *s
 		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
 	s->evicted_bytes = c->space.out_pages * PAGE_SIZE;
 	s->waiting_faults = c->deferred_count;
+	s->oldest_fault_ms = oldest_fault_ms(c);
 	gate_unlock(p, c);
 }
 
@@ -214,7 +226,10 @@ static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret
 		pthread_mutex_lock(&c->gate);
 		for (size_t k = 0; k < c->space.region_count; k++)
 			s->managed_bytes += c->space.region[k].end - c->space.region[k].start;
+		uint64_t oldest = oldest_fault_ms(c);
 		pthread_mutex_unlock(&c->gate);
+		if (oldest > s->oldest_fault_ms)
+			s->oldest_fault_ms = oldest;
 		if (atomic_load(&c->pending))
 			worker_retry_later(w, c, 1);
 		s->faults += atomic_load(&c->faults);
@@ -272,6 +287,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->fault_p50_us = histogram_percentile(&latency, 50);
 	s->fault_p99_us = histogram_percentile(&latency, 99);
 	s->fault_max_us = latency.max_us;
+	trouble_ages(w, s->trouble_ms);
 	s->corrupt_pages = atomic_load(&w->corrupt_pages);
 	s->readers_replaced = readers_replaced(w->readers);
 }

@@ -107,6 +107,7 @@ static void note_index(struct evictor *e, int r)
 	else if (r == 0 && e->index_failing)
 		log_info("%s/store/index.db: written again", dir);
 	e->index_failing = r < 0;
+	trouble_set(e->worker, TROUBLE_INDEX, r < 0);
 }
 
 /* Pages that could not be stored and not be given back yet. They are served meanwhile. */
@@ -128,7 +129,7 @@ static void housekeeping(struct evictor *e)
 	int r;
 
 	finish_batches(e);
-	graveyard_fill(&e->worker->graveyard);
+	trouble_set(e->worker, TROUBLE_MEMORY, !graveyard_fill(&e->worker->graveyard));
 	r = flush_and_forget(e);
 	/* What that let go of is free after one more. */
 	if (r == 0)
@@ -139,6 +140,7 @@ static void housekeeping(struct evictor *e)
 		r = store_compact(store, COMPACT_PERCENT, COMPACT_BUDGET);
 	if (r < 0 && r != -ENOSPC)
 		log_warn("store: compaction: %s", strerror(-r));
+	trouble_look(e->worker);
 	e->kept_house_ms = worker_now_ms();
 }
 
@@ -367,6 +369,8 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 		snprintf(res->why, sizeof(res->why), "released meanwhile");
 		return 0;
 	}
+	if (r == -ENOSPC)
+		trouble_set(e->worker, TROUBLE_STORE, true);
 	if (r == -ENOSPC)
 		quota_store_full(e->worker, res->why, sizeof(res->why));
 	else

@@ -394,6 +394,8 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 	/* A FORK stays queued, and its client waits, until there is room. After a signal what
 	 * is there is unread, and no edge will tell of it again. */
 	c->read_again = n < 0 && (errno == EMFILE || errno == ENFILE || errno == EINTR);
+	if (n < 0 && (errno == EMFILE || errno == ENFILE))
+		trouble_set(p->worker, TROUBLE_FILES, true);
 	if (n < 0)
 		return errno == EAGAIN || c->read_again ? 0 : -errno;
 	point(POINT_read);

@@ -481,6 +481,19 @@ void readers_latency(struct readers *all, struct histogram_sum *sum)
 	pthread_mutex_unlock(&all->lock);
 }
 
+unsigned readers_stuck(struct readers *all)
+{
+	unsigned stuck = 0;
+
+	pthread_mutex_lock(&all->lock);
+	for (unsigned i = 0; i < all->count; i++) {
+		const struct reader *r = all->reader[i];
+		stuck += r->used && !atomic_load(&r->ended) && atomic_load(&r->turn) & REPLACED;
+	}
+	pthread_mutex_unlock(&all->lock);
+	return stuck;
+}
+
 uint64_t readers_replaced(const struct readers *all)
 {
 	return atomic_load(&all->replacements);

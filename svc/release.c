@@ -293,6 +293,7 @@ static bool end_round(struct release *r, unsigned *ret_wait_ms)
 
 	r->alone = !busy;
 	r->waits = r->no_room && !r->got_on;
+	trouble_set(r->worker, TROUBLE_ROOM, r->waits);
 	*ret_wait_ms = r->some && !r->got_on ? WAIT_MS : 0;
 	if (busy && !r->some)
 		*ret_wait_ms = 1;

@@ -94,17 +94,18 @@ static bool keep_spare(struct graveyard *g, struct leaf *leaf)
 	return kept;
 }
 
-void graveyard_fill(struct graveyard *g)
+bool graveyard_fill(struct graveyard *g)
 {
 	struct leaf *leaf;
 
 	do {
 		leaf = malloc(sizeof(*leaf));
 		if (!leaf)
-			return;
+			return false;
 		memset(leaf, 0, sizeof(*leaf)); /* so that it is there, not only promised */
 	} while (keep_spare(g, leaf));
 	free(leaf);
+	return true;
 }
 
 struct leaf *graveyard_take(struct graveyard *g)

@@ -170,8 +170,8 @@ struct graveyard {
 };
 void graveyard_init(struct graveyard *g, struct store *store);
 void graveyard_done(struct graveyard *g); /* its spares; the dead are the caller's */
-/* Spares are made again, as far as there is memory. Not with a gate held. */
-void graveyard_fill(struct graveyard *g);
+/* Spares are made again. False: there is no memory for all of them. Not with a gate held. */
+bool graveyard_fill(struct graveyard *g);
 /* Takes all of it; the caller unrefs the blobs, deletes the rows and calls leaf_free. */
 struct leaf *graveyard_take(struct graveyard *g);
 void leaf_free(struct graveyard *g, struct leaf *leaf);

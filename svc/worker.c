@@ -375,6 +375,8 @@ static void on_attach(struct loop *l)
 	if (r < 0) {
 		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
 			return;
+		if (r == -EMFILE || r == -ENFILE)
+			trouble_set(l->w, TROUBLE_FILES, true);
 		log_warn("attach: %s; no program is taken over for a second", accept_error(r));
 		listen_again(l, false);
 		return;

@@ -17,6 +17,7 @@
 #include "histogram.h"
 #include "qsbr.h"
 #include "space.h"
+#include "trouble.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -69,6 +70,7 @@ struct worker {
 	struct brief brief; /* the main thread's */
 	bool timer_armed;   /* the main thread's */
 
+	struct troubles troubles;
 	_Atomic uint64_t corrupt_pages;
 	_Atomic uint64_t pages_recompressed, recompress_left, recompress_cpu_us;
 	/* Of clients that are gone. */

@@ -107,6 +107,22 @@ json() { larder status --json | jq -er "$1"; }
 # client FIELD [PID]: a number of the status, of the latest client unless a pid is given.
 client() { json ".clients[] | select(.pid == ${2:-$client_pid}) | .$1"; }
 
+# in_trouble NAME: the status and the metrics say so. no_trouble: of nothing, in either.
+in_trouble() {
+	json ".service.trouble[] | select(.name == \"$1\") | .since_s" && metrics | grep -qx "larder_trouble{name=\"$1\"} 1"
+}
+no_trouble() {
+	[ "$(json '.service.trouble | length')" -eq 0 ] && ! metrics | grep 'larder_trouble{.*} 1$'
+}
+metrics() {
+	python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+sys.stdout.write(s.makefile(encoding="utf-8").read())' "$LARDER_RUNTIME_DIR/stats.sock"
+}
+
 # ---- programs ----
 
 # client_start CMD ARG...: runs it under the service as nobody, in $work/home, with its output in

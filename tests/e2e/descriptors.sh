@@ -46,6 +46,10 @@ answers() { grep -q -e good -e bad "$work/client.out"; }
 echo go >"$work/home/in"
 wait_for answers || fail 'a fork hangs'
 grep -q good "$work/client.out" || fail 'a forked child read wrong bytes'
+prlimit --pid "$service" --nofile=$(($(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c) + 5))
+wait_for in_trouble descriptors || fail "no trouble: $(larder status)"
+prlimit --pid "$service" --nofile=$((descriptors + 1000))
+wait_for no_trouble || fail "trouble with descriptors again: $(larder status)"
 larderd_stop
 
 larderd_start $'[service]

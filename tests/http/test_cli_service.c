@@ -157,6 +157,24 @@ static void a_status_without_clients_says_how_to_start(void **state)
 	expect_in(p->dir, &e, 1);
 }
 
+static void trouble_is_shown(void **state)
+{
+	struct place *p = *state;
+	static const struct expect none = {"$larder status | grep -c TROUBLE", 1, "0\n", NULL};
+	expect_in(p->dir, &none, 1);
+	pthread_mutex_lock(&p->server->worker.lock);
+	p->server->worker.service.trouble_ms[TROUBLE_STORE] = 61000;
+	p->server->worker.service.trouble_ms[TROUBLE_READER] = 1;
+	pthread_mutex_unlock(&p->server->worker.lock);
+	static const struct expect shown[] = {
+		{"$larder status | grep -c TROUBLE", 0, "2\n", NULL},
+		{"$larder status", 0, "\nTROUBLE   store-full for 1m 1s: the store is at its",
+			NULL},
+		{"$larder status", 0, "\nTROUBLE   reader-stuck for 0s: ", NULL},
+	};
+	expect_in(p->dir, shown, COUNT(shown));
+}
+
 static void corruption_is_not_hidden(void **state)
 {
 	struct place *p = *state;
@@ -247,6 +265,7 @@ int main(void)
 		SERVED(the_status_is_shown),
 		SERVED(a_status_without_clients_says_how_to_start),
 		SERVED(corruption_is_not_hidden),
+		SERVED(trouble_is_shown),
 		SERVED(orders_are_given_and_answered),
 		SERVED(refusals_are_told),
 	};

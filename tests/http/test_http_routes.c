@@ -208,6 +208,26 @@ static void evict_tells_all_of_its_result(void **state)
 	json_object_put(o);
 }
 
+static void trouble_has_a_name_and_an_age(void **state)
+{
+	struct server *s = *state;
+	struct json_object *o = json_as(s, 0, "GET /v1/status", 200), *service, *list;
+	assert_true(json_object_object_get_ex(o, "service", &service));
+	assert_true(json_object_object_get_ex(service, "trouble", &list));
+	assert_int_equal(json_object_array_length(list), 0);
+	json_object_put(o);
+
+	s->worker.service.trouble_ms[TROUBLE_INDEX] = 2500;
+	o = json_as(s, 0, "GET /v1/status", 200);
+	assert_true(json_object_object_get_ex(o, "service", &service));
+	assert_true(json_object_object_get_ex(service, "trouble", &list));
+	assert_int_equal(json_object_array_length(list), 1);
+	struct json_object *t = json_object_array_get_idx(list, 0);
+	assert_string_equal(json_text(t, "name"), "index");
+	assert_int_equal(json_number(t, "since_s"), 2);
+	json_object_put(o);
+}
+
 static void release_tells_its_result(void **state)
 {
 	struct server *s = *state;
@@ -443,6 +463,7 @@ int main(void)
 		T(stall_is_a_share_of_the_time_under_care),
 		T(odd_names_are_valid_json),
 		T(evict_tells_all_of_its_result),
+		T(trouble_has_a_name_and_an_age),
 		T(release_tells_its_result),
 		T(release_all_tells_its_result),
 		T(only_owners_and_root_may),

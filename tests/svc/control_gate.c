@@ -34,6 +34,17 @@ int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
 	return 0;
 }
 
+void trouble_ages(struct worker *w, uint64_t ret_ms[TROUBLE_COUNT])
+{
+	(void)w;
+	memset(ret_ms, 0, TROUBLE_COUNT * sizeof(*ret_ms));
+}
+
+uint64_t worker_now_ns(void)
+{
+	return 7000000000;
+}
+
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
 {
 	(void)w, (void)delay_ns;

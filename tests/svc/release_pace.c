@@ -29,7 +29,7 @@ static struct machine {
 	uint64_t total, available, least, swap_free;
 	uint64_t held;	     /* what the store could give back now */
 	unsigned freed_of_4; /* of four pages restored, the store frees so many */
-	bool evicting;
+	bool evicting, in_trouble;
 	uint64_t clock_ms;
 	unsigned houses;
 } m;
@@ -68,6 +68,13 @@ struct client *worker_walk(struct worker *w, size_t *at)
 {
 	(void)w;
 	return *at < CLIENTS ? &client[(*at)++] : NULL;
+}
+
+void trouble_set(struct worker *w, enum trouble t, bool on)
+{
+	assert_ptr_equal(w, &worker);
+	assert_int_equal(t, TROUBLE_ROOM);
+	m.in_trouble = on;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
@@ -230,10 +237,12 @@ static void what_does_not_fit_waits_until_it_does(void **state)
 	assert_false(run(&r));
 	assert_in_range(out_bytes(), 179 * MIB, 181 * MIB);
 	assert_reserve_is_kept();
+	assert_true(m.in_trouble);
 	assert_false(run(&r)); /* and goes on waiting */
 	assert_reserve_is_kept();
 	has_available(m.available + 200 * MIB);
 	assert_true(run(&r));
+	assert_false(m.in_trouble);
 	assert_int_equal(out_bytes(), 0);
 	assert_reserve_is_kept();
 }
