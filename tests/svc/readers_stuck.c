@@ -139,12 +139,15 @@ static void every_reader_stuck(unsigned lanes, size_t stuck)
 		sem_wait(&place[i].served);
 	}
 	assert_true(readers_replaced(r) + lanes > stuck);
+	assert_true(readers_stuck(r) + lanes > stuck && readers_stuck(r) <= stuck);
 	for (size_t i = 0; i < stuck; i++) {
 		place[i].blocks = false;
 		sem_post(&place[i].go);
 		sem_wait(&place[i].served);
 	}
 	everybody_is_served();
+	while (readers_stuck(r) > 0) /* or the test hangs */
+		usleep(1000);
 	end(r);
 }
 
