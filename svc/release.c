@@ -3,6 +3,7 @@
 #include "evictor.h"
 #include "give_back.h"
 #include "log.h"
+#include "notify.h"
 #include "order.h"
 #include "pace.h"
 #include "pager.h"
@@ -242,27 +243,39 @@ static void say_what(struct worker *w, const struct release_left *left)
 		pace_text(st.segment_bytes, store));
 }
 
-void release_begin(struct release *r, struct worker *w)
-{
-	struct release_left left;
-
-	*r = (struct release){.worker = w, .said_ms = worker_now_ms()};
-	release_left(w, &left);
-	say_what(w, &left);
-}
-
-static void say_how_far(struct release *r)
+static void how_far(const struct release *r, char *text, size_t size)
 {
 	struct release_left left;
 	char bytes[PACE_TEXT];
 
+	release_left(r->worker, &left);
+	snprintf(text, size, "ending: %llu programs and %s left%s",
+		(unsigned long long)left.clients, pace_text(left.bytes, bytes),
+		r->waits ? "; waiting for room: add swap, or end programs" : "");
+}
+
+void release_begin(struct release *r, struct worker *w)
+{
+	struct release_left left;
+	char text[200];
+
+	*r = (struct release){.worker = w, .said_ms = worker_now_ms()};
+	release_left(w, &left);
+	say_what(w, &left);
+	how_far(r, text, sizeof(text));
+	notify_stopping(text);
+}
+
+static void say_how_far(struct release *r)
+{
+	char text[200];
+
 	if (worker_now_ms() - r->said_ms < SAY_MS)
 		return;
 	r->said_ms = worker_now_ms();
-	release_left(r->worker, &left);
-	log_info("ending: %llu programs and %s left%s", (unsigned long long)left.clients,
-		pace_text(left.bytes, bytes),
-		r->waits ? "; waiting for room: add swap, or end programs" : "");
+	how_far(r, text, sizeof(text));
+	log_info("%s", text);
+	notify_status(text);
 }
 
 /* One client's turn. */

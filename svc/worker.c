@@ -7,6 +7,7 @@
 #include "http.h"
 #include "log.h"
 #include "maps.h"
+#include "notify.h"
 #include "order.h"
 #include "pace.h"
 #include "pagemap.h"
@@ -688,6 +689,7 @@ int worker_run(const struct worker_options *o)
 		r = open_sockets(&w);
 	if (r == 0) {
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+		notify_ready();
 		loop_run(&w);
 		log_info("larderd: every page is given back");
 	}
