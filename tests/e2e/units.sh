@@ -15,6 +15,7 @@ setting() { sed -n "s/^$1=//p" "$units/$2"; }
 
 # ---- as systemd sees them ----
 
+# shellcheck disable=SC2013 # words
 for command in $(sed -n 's/^Exec[A-Za-z]*=\([^ ]*\).*/\1/p' "$units/larderd.service"); do
 	[ -x "$work/root$command" ] || fail "larderd.service: there is no $command"
 done
