@@ -67,6 +67,11 @@ static void print_service(struct json_object *s)
 		cli_json_number(s, "faults"), cli_micros(cli_json_number(us, "p50"), a, CELL),
 		cli_micros(cli_json_number(us, "p99"), b, CELL),
 		cli_micros(cli_json_number(us, "max"), c, CELL));
+	if (cli_json_number(s, "scrub_damaged") > 0)
+		printf("DAMAGED   %" PRIu64
+		       " pages in the store, and whoever touches one will be "
+		       "stopped: see the service's log\n",
+			cli_json_number(s, "scrub_damaged"));
 	print_trouble(s);
 	if (cli_json_number(s, "stopping") > 0)
 		printf("ENDING    when every page is given back: %s to go\n",

@@ -277,6 +277,9 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	X(lz4, CODEC_LZ4)
 	X(zstd, CODEC_ZSTD)
 #undef X
+	s->scrub_pages = atomic_load(&w->scrub_pages);
+	s->scrub_damaged = atomic_load(&w->scrub_damaged);
+	s->scrub_rounds = atomic_load(&w->scrub_rounds);
 	s->pages_recompressed = atomic_load(&w->pages_recompressed);
 	s->recompress_left = atomic_load(&w->recompress_left);
 	s->recompress_cpu_us = atomic_load(&w->recompress_cpu_us);

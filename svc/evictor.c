@@ -6,6 +6,7 @@
 #include "indexer.h"
 #include "quota.h"
 #include "recompress.h"
+#include "scrub.h"
 #include "log.h"
 #include "order.h"
 #include "pager.h"
@@ -53,6 +54,7 @@ struct evictor {
 	bool index_failing;	  /* the thread's own: its rows could not be written lately */
 	uint64_t kept_house_ms;
 	struct recompress recompress;
+	struct scrub scrub;
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
@@ -389,6 +391,9 @@ static struct timespec next_due(const struct evictor *e)
 	uint64_t house = e->kept_house_ms + INDEX_PERIOD_MS;
 	uint64_t ms = e->recompress.due_ms < house ? e->recompress.due_ms : house;
 
+	if (e->scrub.due_ms < ms)
+		ms = e->scrub.due_ms;
+
 	return (struct timespec){
 		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
 }
@@ -435,6 +440,8 @@ static void idle(struct evictor *e)
 	housekeeping_if_due(e);
 	if (worker_now_ms() >= e->recompress.due_ms)
 		recompress_step(&e->recompress, &e->pager, e->pool);
+	if (worker_now_ms() >= e->scrub.due_ms)
+		scrub_step(&e->scrub, &e->pager);
 }
 
 static void *evictor_main(void *arg)

@@ -44,6 +44,9 @@
 	X(events, counter, "fork, remap, remove and unmap events followed")                    \
 	X(oldest_fault_ms, gauge, "how long the oldest of all unanswered faults waits")        \
 	X(corrupt_pages, counter, "blobs whose checksum was wrong")                            \
+	X(scrub_pages, counter, "cold pages looked at, whether they can still be unpacked")    \
+	X(scrub_damaged, counter, "of these, damaged ones: their programs will be stopped")    \
+	X(scrub_rounds, counter, "how often all were looked at")                               \
 	X(readers_replaced, counter, "fault threads stuck at a client, and replaced")
 
 #define CLIENT_STATS(X)                                                                        \

@@ -72,6 +72,7 @@ struct worker {
 
 	struct troubles troubles;
 	_Atomic uint64_t corrupt_pages;
+	_Atomic uint64_t scrub_pages, scrub_damaged, scrub_rounds;
 	_Atomic uint64_t pages_recompressed, recompress_left, recompress_cpu_us;
 	/* Of clients that are gone. */
 	_Atomic uint64_t past_faults, past_evicted, past_restored, past_events;
