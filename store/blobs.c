@@ -1,9 +1,11 @@
 /* Invariants, with the store's lock held (asserted by store_check):
  *
- * 1. top = live (with dropped) + dying + free rows, and is less than what range has open.
+ * 1. top = live (with dropped and lost) + dying + free rows, and is less than what range has
+ *    open.
  * 2. A row is live when `where` is set without WHERE_DYING, dying when it has WHERE_DYING, else
- *    free. Dying rows are on exactly one of the store's dying lists, free rows on t->free.
- * 3. No two rows that aren't free have the same place.
+ *    free. Dying rows are on exactly one of the store's dying lists, free rows on t->free; but
+ *    those up to the store's `adopted` are on no list.
+ * 3. No two rows that have a place have the same one.
  * 4. refs is 0 in rows that are dropped, dying or free, and in no others. */
 #include "blobs.h"
 
@@ -47,6 +49,23 @@ int blobs_take(struct blobs *t, blob_t *ret)
 		return r;
 	atomic_store_explicit(&t->top, b, memory_order_release);
 	*ret = b;
+	return 0;
+}
+
+int blobs_name(struct blobs *t, blob_t b, uint32_t check)
+{
+	int r = range_open(&t->range, ((size_t)b + 1) * sizeof(struct blob));
+
+	if (r < 0)
+		return r;
+	struct blob *row = blobs_row(t, b);
+	where_t had = atomic_load_explicit(&row->where, memory_order_relaxed);
+	if (had != WHERE_NONE)
+		return had == where_lost(check) ? 0 : -EBADMSG;
+	atomic_store_explicit(&row->where, where_lost(check), memory_order_relaxed);
+	atomic_store_explicit(&row->refs, 1, memory_order_relaxed);
+	if (b > atomic_load_explicit(&t->top, memory_order_relaxed))
+		atomic_store_explicit(&t->top, b, memory_order_release);
 	return 0;
 }
 

@@ -11,6 +11,10 @@
  *   dropped -> dying           [blobs_kill, under the lock; the index may name it]
  *   dying -> free              [blobs_release: a transaction was committed since]
  *
+ * After a reopening (reopen.c), a row that the index names is live as above, with one reference
+ * of the store's own, or lost: its blob wasn't found. A lost row lives and dies as a live one,
+ * but has no place.
+ *
  * Only blobs_locate, blobs_ref and blobs_unref may be called without the store's lock. A fault
  * that brings a page back drops its blob, and must not wait for someone who holds that lock
  * over a segment's fallocate: so dropped rows are pushed on a list without locks, and collected
@@ -33,17 +37,31 @@ enum {
 /* Where and what a blob is, in one word, so that a reader sees one moment of it:
  *   bits  0..35  place in the segment file, in units of BLOB_ALIGN: up to 1 TiB
  *   bits 36..48  packed length, 1 .. STORE_PAGE
- *   bits 49..56  codec, never 0: so a whole word of 0 means that there is no blob
+ *   bits 49..56  codec, never 0 in a blob: so a whole word of 0 means that there is none
  *   bit  57      dying; written under the store's lock
  *   bits 58..60  0: room for the tier, which is the segment file
- *   bits 61..63  0 */
+ *   bit  61      lost: there is no place, length or codec, but in bits 0..31 the check that the
+ *                index has for the page (entries.h)
+ *   bits 62..63  0 */
 typedef uint64_t where_t;
 #define WHERE_NONE  UINT64_C(0)
 #define WHERE_DYING (UINT64_C(1) << 57)
+#define WHERE_LOST  (UINT64_C(1) << 61)
 
 static inline where_t where_make(uint64_t offset, uint32_t length, uint8_t codec)
 {
 	return offset / BLOB_ALIGN | (uint64_t)length << 36 | (uint64_t)codec << 49;
+}
+
+static inline where_t where_lost(uint32_t check)
+{
+	return WHERE_LOST | check;
+}
+
+/* Is there a blob, with a place? */
+static inline bool where_placed(where_t w)
+{
+	return w != WHERE_NONE && !(w & WHERE_LOST);
 }
 
 static inline uint64_t where_offset(where_t w)
@@ -102,6 +120,9 @@ where_t blobs_locate(const struct blobs *t, blob_t b);
 /* A handle for a blob to be: it comes to life by blobs_publish, or goes back by blobs_release.
  * -ENOMEM; -ENOSPC: all BLOB_MAX are in use. */
 int blobs_take(struct blobs *t, blob_t *ret);
+/* Row b, of an earlier run, as a lost one, with one reference; the rows below that nobody named
+ * are free, but on no list yet. -ENOMEM; -EBADMSG: it was named with another check. */
+int blobs_name(struct blobs *t, blob_t b, uint32_t check);
 /* With one reference. */
 void blobs_publish(struct blobs *t, blob_t b, where_t where, uint32_t stamp);
 void blobs_move(struct blobs *t, blob_t b, where_t where); /* its new place */

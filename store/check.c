@@ -7,7 +7,7 @@
 
 struct sums {
 	struct store_counts live;
-	uint32_t n_dying, n_free;
+	uint32_t n_dying, n_free, n_lost, n_unlisted;
 };
 
 /* segments.c 4 and 3: walks a segment by its headers, and adds up what the table says. */
@@ -22,7 +22,7 @@ static void check_segment(const struct store *s, uint32_t i)
 		const struct blob_header *h = (const void *)segments_at(g, start + at);
 		must(h->handle != 0 && h->length > 0 && h->length <= STORE_PAGE);
 		where_t w = blobs_locate(&s->blobs, h->handle);
-		if (w != WHERE_NONE && where_offset(w) == start + at) {
+		if (where_placed(w) && where_offset(w) == start + at) {
 			must(h->length == where_length(w) && h->codec == where_codec(w));
 			must(h->version == BLOB_VERSION);
 			*(w & WHERE_DYING ? &dying : &live) += blob_size(h->length);
@@ -66,7 +66,7 @@ static void check_segments(const struct store *s)
 	}
 	for (uint32_t i = g->free; i != SEGMENT_NONE; i = segments_row(g, i)->next, listed++)
 		must(segments_row(g, i)->state == SEGMENT_FREE && listed < g->top);
-	must(in_use == g->in_use && in_use <= g->max && g->top == in_use + listed);
+	must(in_use == g->in_use && in_use <= g->max_move && g->top == in_use + listed);
 	must(live == g->live && dying == g->dying && have == g->have);
 }
 
@@ -80,8 +80,16 @@ static void check_rows(const struct store *s, struct sums *sums)
 		where_t w = blobs_locate(&s->blobs, b);
 		uint32_t refs = atomic_load(&blobs_row(&s->blobs, b)->refs);
 		if (w == WHERE_NONE) {
-			sums->n_free++;
+			if (b > s->adopted)
+				sums->n_free++;
+			else
+				sums->n_unlisted++;
 			must(refs == 0);
+			continue;
+		}
+		if (w & WHERE_LOST) {
+			*(w & WHERE_DYING ? &sums->n_dying : &sums->n_lost) += 1;
+			must((refs == 0) == ((w & WHERE_DYING) != 0));
 			continue;
 		}
 		uint64_t end = where_offset(w) % SEGMENT_SIZE + blob_size(where_length(w));
@@ -127,7 +135,8 @@ void store_check(struct store *s)
 	/* blobs.c 1 and 2 */
 	must(sums.n_free == s->blobs.free.count);
 	must(sums.n_dying == s->dying.count + s->closing.count);
-	uint64_t n_live = 0;
+	must(sums.n_lost == s->lost);
+	uint64_t n_live = sums.n_lost + sums.n_unlisted;
 	for (unsigned id = 0; id < STORE_CODECS; id++)
 		n_live += sums.live.blobs[id];
 	must(n_live + sums.n_dying + sums.n_free == atomic_load(&s->blobs.top));

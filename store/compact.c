@@ -51,7 +51,7 @@ static int move_piece_locked(struct store *s, uint32_t victim, uint32_t *at, uin
 		uint64_t offset = (uint64_t)victim * SEGMENT_SIZE + *at;
 		const struct blob_header *h = (const void *)segments_at(&s->segments, offset);
 		where_t w = blobs_locate(&s->blobs, h->handle);
-		if (w == WHERE_NONE || where_offset(w) != offset) {
+		if (!where_placed(w) || where_offset(w) != offset) {
 			*at += BLOB_ALIGN;
 			continue;
 		}

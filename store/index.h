@@ -13,6 +13,7 @@
 #define LARDER_STORE_INDEX_H
 
 #include "entries.h"
+#include "index_files.h"
 
 struct index;
 
@@ -28,21 +29,45 @@ struct index_usage {
 	uint64_t memory_bytes; /* page cache, as of the last commit */
 };
 
-/* dir: the directory's name, dirfd: the same (borrowed, for the index's life). */
-int index_open(struct index **ret, int dirfd, const char *dir);
+/* dir: the directory's name, dirfd: the same (borrowed, for the index's life). g: the segments
+ * that it is for. The earlier run's files are removed (index_files.h). */
+int index_open(struct index **ret, int dirfd, const char *dir, const struct index_segments *g);
+
+/* What reading gives: each row once, by id. What a callback returns other than 0 ends it and is
+ * returned. It gets borrowed memory, and calls no function of the index. */
+typedef int index_client_fn(void *arg, const struct store_client *c);
+typedef int index_block_fn(void *arg, uint64_t block, uint64_t leaf);
+typedef int index_leaf_fn(void *arg, const struct index_leaf *l);
+
+/* The index that is there, as the last commit left it, after any kill. Every row is read and
+ * checked, as of one moment; leaf is called for each leaf. An older version's index is brought
+ * to this one. -EBADMSG: damaged, or older than its last commit, or not of these segments; why
+ * says it in words. -ENODATA: no index yet, its process was killed while it made it.
+ * -EPROTONOSUPPORT: of a newer version. -EBUSY: another process is writing. Whenever it fails,
+ * database and log are as they were. */
+int index_reopen(struct index **ret, int dirfd, const char *dir, const struct index_segments *g,
+	index_leaf_fn *leaf, void *arg, char why[STORE_WHY]);
 void index_close(struct index *x); /* NULL is fine */
-void index_remove(int dirfd);	   /* the files of an earlier run */
 
-/* Is what lies in the index's place, if anything, of an earlier run and so to be replaced? 0:
- * yes. -EISDIR: a directory. -EEXIST: no index of ours. -EPROTONOSUPPORT: of a newer version.
- * Another error: it can't be read. */
-int index_check(int dirfd);
+/* ---- reading: between transactions, or in one ---- */
+/* -EBADMSG: damaged; why names table and row. */
+int index_each_client(struct index *x, index_client_fn *found, void *arg, char why[STORE_WHY]);
+int index_each_block(struct index *x, uint64_t client, index_block_fn *found, void *arg,
+	char why[STORE_WHY]);
+int index_each_leaf(struct index *x, index_leaf_fn *found, void *arg, char why[STORE_WHY]);
+/* found is called for it. -ENOENT: there is no such leaf. */
+int index_find_leaf(
+	struct index *x, uint64_t leaf, index_leaf_fn *found, void *arg, char why[STORE_WHY]);
 
+/* The highest ids that ever were in a committed row. 0 = none. */
+void index_last_ids(const struct index *x, uint64_t *ret_client, uint64_t *ret_leaf);
+
+/* ---- writing ---- */
 int index_begin(struct index *x);
 int index_commit(struct index *x);
 void index_rollback(struct index *x);
 
-int index_client(struct index *x, const struct store_client *c);
+int index_client(struct index *x, const struct store_client *c); /* state NULL: as it was */
 int index_client_drop(struct index *x, uint64_t client);
 int index_leaf(struct index *x, const struct index_leaf *l);
 int index_leaf_drop(struct index *x, uint64_t leaf);

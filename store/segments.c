@@ -1,8 +1,8 @@
 /* Invariants, with the store's lock held (asserted by store_check):
  *
- * 1. in_use = number of segments that aren't free <= max; all but USE_MOVE leave one of max
- * unused, so that compaction always has a place to copy to. top = in_use + length of the free
- * list.
+ * 1. in_use = number of segments that aren't free <= max_move; all but USE_MOVE leave one of
+ * max unused, so that compaction always has a place to copy to. max_move = max, or, when an
+ * earlier run has left more, one more than that was. top = in_use + length of the free list.
  * 2. live + dying <= used <= have <= SEGMENT_SIZE, per segment; all are 0 in a free one. have
  * is a multiple of SEGMENT_STEP; g->have is the sum.
  * 3. live (dying) of a segment = sum of blob_size over the live (dying) blobs whose place is in
@@ -19,6 +19,7 @@
 #include <linux/magic.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
 
@@ -50,17 +51,22 @@ static int allocate(int fd, int mode, uint32_t i, uint32_t from, uint32_t to)
 	return r < 0 ? -errno : 0;
 }
 
+/* As large as `count` segments. */
+static int map_file(struct segments *g, uint32_t count)
+{
+	if (ftruncate(g->fd, (off_t)count * SEGMENT_SIZE) < 0)
+		return -errno;
+	return range_reserve(&g->file, (size_t)count * SEGMENT_SIZE, g->fd);
+}
+
 static int open_file(struct segments *g, int dirfd, const char *name)
 {
 	g->fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (g->fd < 0)
 		return -errno;
-	if (ftruncate(g->fd, (off_t)g->max * SEGMENT_SIZE) < 0)
-		return -errno;
-	int r = range_reserve(&g->file, (size_t)g->max * SEGMENT_SIZE, g->fd);
-	if (r < 0)
-		return r;
-	return range_reserve(&g->table, (size_t)g->max * sizeof(struct segment), -1);
+	int r = map_file(g, g->max);
+	return r < 0 ? r
+		     : range_reserve(&g->table, (size_t)g->max * sizeof(struct segment), -1);
 }
 
 int segments_check_dir(int dirfd)
@@ -72,7 +78,8 @@ int segments_check_dir(int dirfd)
 	return fs.f_type == TMPFS_MAGIC ? 0 : -ENOTSUP;
 }
 
-int segments_init(struct segments *g, int dirfd, const char *name, uint64_t limit)
+/* All but the file. */
+static int init(struct segments *g, int dirfd, uint64_t limit)
 {
 	struct statfs fs;
 
@@ -93,8 +100,16 @@ int segments_init(struct segments *g, int dirfd, const char *name, uint64_t limi
 			max = size / SEGMENT_SIZE;
 	}
 	g->max = max < SEGMENTS_MAX ? (uint32_t)max : SEGMENTS_MAX;
+	g->max_move = g->max;
+	return 0;
+}
 
-	int r = open_file(g, dirfd, name);
+int segments_init(struct segments *g, int dirfd, const char *name, uint64_t limit)
+{
+	int r = init(g, dirfd, limit);
+
+	if (r == 0)
+		r = open_file(g, dirfd, name);
 	if (r < 0)
 		segments_done(g);
 	return r;
@@ -145,9 +160,9 @@ static int give_memory(
 /* Takes a free segment, or one never used, with memory for its first blob. */
 static int segment_new(struct segments *g, enum segment_use use, uint32_t size, uint32_t *ret)
 {
-	uint32_t i = g->free, keep = use == USE_MOVE ? 0 : 1;
+	uint32_t i = g->free;
 
-	if (g->in_use + keep >= g->max)
+	if (use == USE_MOVE ? g->in_use >= g->max_move : g->in_use + 1 >= g->max)
 		return -ENOSPC;
 	if (i == SEGMENT_NONE) {
 		i = g->top;
@@ -196,13 +211,17 @@ static int segment_for(struct segments *g, enum segment_use use, uint32_t size, 
 }
 
 /* Bytes, then the header's second half, then its first, which makes the blob one: a process
- * killed in between leaves nothing that looks like a blob. */
+ * killed in between leaves nothing that looks like a blob. The compiler may neither split the
+ * last store nor move another one behind it; the CPU may not either, since a kill falls between
+ * two instructions. */
 static void write_blob(unsigned char *to, const struct blob_header *h, const void *bytes)
 {
+	uint64_t first;
+
 	memcpy(to + BLOB_HEADER, bytes, h->length);
 	memcpy(to + 8, &h->checksum, sizeof(h->checksum));
-	atomic_signal_fence(memory_order_release);
-	memcpy(to, h, 8);
+	memcpy(&first, h, sizeof(first));
+	atomic_store_explicit((_Atomic uint64_t *)(void *)to, first, memory_order_release);
 }
 
 int segments_append(struct segments *g, enum segment_use use, const struct blob_header *h,
@@ -333,4 +352,183 @@ uint64_t segments_waste(const struct segments *g)
 			bytes -= seg->have - seg->used;
 		}
 	return bytes;
+}
+
+/* ---- of an earlier run ---- */
+
+/* Data in [from, to): what of it belongs to a segment's start is noted in the segment. */
+static int note_data(struct segments *g, uint64_t from, uint64_t to)
+{
+	uint64_t end = (to + SEGMENT_SIZE - 1) / SEGMENT_SIZE;
+
+	if (end > SEGMENTS_MAX)
+		return -EBADMSG;
+	int r = range_open(&g->table, end * sizeof(struct segment));
+	if (r < 0)
+		return r;
+	g->top = (uint32_t)end;
+	for (uint64_t i = (from + SEGMENT_SIZE - 1) / SEGMENT_SIZE; i < end; i++) {
+		uint64_t rest = to - i * SEGMENT_SIZE;
+		segments_row(g, (uint32_t)i)->used =
+			rest < SEGMENT_SIZE ? (uint32_t)rest : SEGMENT_SIZE;
+	}
+	return 0;
+}
+
+static int find_data(struct segments *g)
+{
+	off_t from, to = 0;
+	int r = 0;
+
+	while (r == 0 && (from = lseek(g->fd, to, SEEK_DATA)) >= 0) {
+		to = lseek(g->fd, from, SEEK_HOLE);
+		if (to < 0)
+			return -errno;
+		r = note_data(g, (uint64_t)from, (uint64_t)to);
+	}
+	if (r == 0 && errno != ENXIO) /* no data from there to the end */
+		return -errno;
+	return r;
+}
+
+static bool has_data(int fd)
+{
+	return lseek(fd, 0, SEEK_DATA) >= 0;
+}
+
+bool segments_any(int dirfd, const char *name)
+{
+	int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	bool any = has_data(fd);
+	close(fd);
+	return any;
+}
+
+static int reopen_file(struct segments *g, int dirfd, const char *name)
+{
+	struct stat st;
+
+	g->fd = openat(dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (g->fd < 0)
+		return errno == ELOOP || errno == ENXIO ? -EBADMSG : -errno;
+	if (fstat(g->fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EBADMSG;
+	int r = range_reserve(&g->table, SEGMENTS_MAX * sizeof(struct segment), -1);
+	if (r == 0)
+		r = find_data(g);
+	if (r < 0)
+		return r;
+	/* Memory that was given to a segment, but never written to, isn't data. */
+	if (ftruncate(g->fd, (off_t)g->top * SEGMENT_SIZE) < 0)
+		return -errno;
+	/* One more than there are: compaction of a full store needs it. */
+	r = map_file(g, g->top + 1 > g->max ? g->top + 1 : g->max);
+	return r < 0 ? r : range_open(&g->file, (size_t)g->top * SEGMENT_SIZE);
+}
+
+int segments_reinit(struct segments *g, int dirfd, const char *name, uint64_t limit)
+{
+	int r = init(g, dirfd, limit);
+
+	if (r == 0)
+		r = reopen_file(g, dirfd, name);
+	if (r < 0)
+		segments_done(g);
+	return r;
+}
+
+int segments_identity(const struct segments *g, uint64_t *ret_inode, uint64_t *ret_born)
+{
+	struct statx x;
+
+	if (statx(g->fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &x) < 0)
+		return -errno;
+	*ret_inode = x.stx_ino;
+	*ret_born = (uint64_t)x.stx_btime.tv_sec * 1000000000 + x.stx_btime.tv_nsec;
+	return 0;
+}
+
+/* What a kill has left behind the last blob: parts of one without a header, and memory for
+ * more. */
+static int tidy_end(struct segments *g, uint32_t i, uint32_t used, uint32_t have)
+{
+	unsigned char *start = g->file.base + (uint64_t)i * SEGMENT_SIZE;
+	uint32_t page = used / STORE_PAGE * STORE_PAGE;
+
+	if (have < SEGMENT_SIZE) {
+		int r = allocate(g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i, have,
+			SEGMENT_SIZE);
+		if (r < 0)
+			return r;
+	}
+	/* It has memory, unless somebody has taken it away. */
+	int r = page < have ? allocate(g->fd, 0, i, page, have) : 0;
+	if (r == 0)
+		memset(start + used, 0, have - used);
+	return r;
+}
+
+int segments_adopt(struct segments *g, uint32_t i, uint32_t used, uint32_t live, bool damaged)
+{
+	struct segment *seg = segments_row(g, i);
+	uint32_t have = (used + SEGMENT_STEP - 1) / SEGMENT_STEP * SEGMENT_STEP;
+
+	must(live <= used && used <= SEGMENT_SIZE && seg->state == SEGMENT_FREE);
+	seg->used = 0;
+	if (live == 0)
+		return allocate(
+			g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i, 0, SEGMENT_SIZE);
+	int r = tidy_end(g, i, used, have);
+	if (r < 0)
+		return r;
+	*seg = (struct segment){
+		.have = have,
+		.used = used,
+		.live = live,
+		.next = SEGMENT_NONE,
+		.state = damaged ? SEGMENT_DAMAGED : SEGMENT_FULL,
+	};
+	g->have += have;
+	g->live += live;
+	g->in_use++;
+	return 0;
+}
+
+/* The full segment with most room in it, if that is worth it. */
+static uint32_t roomiest(const struct segments *g)
+{
+	uint32_t best = SEGMENT_NONE, used = SEGMENT_SIZE - WORTH_MOVING;
+
+	for (uint32_t i = 0; i < g->top; i++) {
+		const struct segment *seg = segments_row(g, i);
+		if (seg->state == SEGMENT_FULL && seg->used < used) {
+			best = i;
+			used = seg->used;
+		}
+	}
+	return best;
+}
+
+void segments_adopted(struct segments *g)
+{
+	for (uint32_t i = g->top; i-- > 0;) {
+		struct segment *seg = segments_row(g, i);
+		if (seg->state == SEGMENT_FREE) {
+			seg->next = g->free;
+			g->free = i;
+		}
+	}
+	for (unsigned s = 0; s < STREAM_COUNT; s++) {
+		uint32_t i = roomiest(g);
+		g->open[s] = i;
+		if (i != SEGMENT_NONE)
+			segments_row(g, i)->state = SEGMENT_OPEN;
+	}
+	if (g->in_use >= g->max)
+		g->max_move = g->in_use + 1;
 }

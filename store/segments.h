@@ -17,8 +17,9 @@
  * further tier is a further file, named by three bits of where_t (blobs.h); its blobs look the
  * same. The high 4 bits of the handle and the high 3 of the length are 0.
  *
- * The header is written after the bytes that it describes. So at any instant, all headers of
- * one handle whose codec isn't 0 describe the same page (compaction leaves two for a while).
+ * The header is written after the bytes that it describes, its first half, in one store, last.
+ * So at any instant, all headers of one handle whose codec isn't 0 describe the same page
+ * (compaction leaves two for a while).
  *
  * Life of a segment:
  *   never used, free -> open  [segments_append, when the stream's open one is full]
@@ -78,6 +79,7 @@ struct segments {
 	struct range file;  /* the mapping of fd */
 	struct range table; /* of struct segment, one per segment ever used */
 	uint32_t max;	    /* the limit, in segments */
+	uint32_t max_move;  /* the same for USE_MOVE: an earlier run may have left more */
 	uint32_t top;	    /* segments 0 .. top-1 were in use at some time */
 	uint32_t in_use;
 	uint32_t free;		     /* head of the free ones */
@@ -92,6 +94,24 @@ int segments_check_dir(int dirfd);
 /* Makes the file in dirfd (borrowed). -EINVAL: the limit is under two segments. -ENOSPC: the
  * tmpfs is too small. */
 int segments_init(struct segments *g, int dirfd, const char *name, uint64_t limit);
+
+/* Does the file of an earlier run, if there is one, have anything in it? */
+bool segments_any(int dirfd, const char *name);
+
+/* Takes the file that an earlier run has left, as large as it is. Of each row up to top, `used`
+ * is how many bytes from its start there are to be read, and the rest as of a free one, until
+ * segments_adopt. -ENOENT. -EBADMSG: no file, or none of ours. Else as segments_init. */
+int segments_reinit(struct segments *g, int dirfd, const char *name, uint64_t limit);
+
+/* One of them, by what is known of it. live: bytes of live blobs; 0 = nothing in it counts. The
+ * file gets memory as invariant 5 says, and zeros after `used`. -ENOSPC. */
+int segments_adopt(struct segments *g, uint32_t i, uint32_t used, uint32_t live, bool damaged);
+
+/* When all are: makes the list of free ones, and opens those that have most room. */
+void segments_adopted(struct segments *g);
+
+/* Which file it is. */
+int segments_identity(const struct segments *g, uint64_t *ret_inode, uint64_t *ret_born);
 void segments_done(struct segments *g);
 
 static inline struct segment *segments_row(const struct segments *g, uint32_t i)

@@ -5,7 +5,11 @@
  * 2. s->live = what a count over the live blobs gives; segments.live = live.bytes + their
  * headers and padding.
  * 3. closing is empty unless in_txn.
- * 4. What the committed index names is live or dying, and its bytes are in place. */
+ * 4. What the committed index names is live, dying or lost, and the bytes of what isn't lost
+ * are in place.
+ * 5. Between store_reopen and store_reopen_finish, rows up to `adopted` have a reference of the
+ * store's own, or are free and on no list; else `adopted` is 0. s->lost = number of lost rows
+ * that are not dying. */
 #include "store_private.h"
 
 #include <errno.h>
@@ -18,52 +22,67 @@
 
 _Static_assert(STORE_BLOB_MAX == STORE_PAGE + BLOB_HEADER, "blob_size(STORE_PAGE)");
 
-static const char segments_name[] = "warm.seg";
-
 /* ---- open, close ---- */
 
+/* A process killed in between leaves what can't be taken for damage. */
 static void remove_files(int dirfd)
 {
-	(void)unlinkat(dirfd, segments_name, 0); /* not there: as good */
+	index_give_up(dirfd);
+	(void)unlinkat(dirfd, STORE_SEGMENTS_FILE, 0); /* not there: as good */
 	index_remove(dirfd);
 }
 
-static int open_parts(struct store *s, const struct store_options *opt)
-{
-	s->dirfd = open(opt->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (s->dirfd < 0)
-		return -errno;
-	/* Before anything is removed. */
-	int r = segments_check_dir(s->dirfd);
-	if (r == 0)
-		r = index_check(s->dirfd);
-	if (r < 0)
-		return r;
-	remove_files(s->dirfd);
-
-	r = blobs_init(&s->blobs);
-	if (r < 0)
-		return r;
-	r = segments_init(&s->segments, s->dirfd, segments_name, opt->memory_limit);
-	if (r < 0)
-		return r;
-	return index_open(&s->index, s->dirfd, opt->dir);
-}
-
-int store_open(struct store **ret, const struct store_options *opt)
+int store_new(struct store **ret, const struct store_options *opt)
 {
 	struct store *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return -ENOMEM;
-	s->dirfd = -1;
 	s->segments.fd = -1;
 	s->synchronize = opt->synchronize;
 	s->arg = opt->arg;
 	s->limit = opt->memory_limit;
 	pthread_mutex_init(&s->lock, NULL);
 
-	int r = open_parts(s, opt);
+	s->dirfd = open(opt->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = s->dirfd < 0 ? -errno : segments_check_dir(s->dirfd);
+	if (r == 0)
+		r = index_check(s->dirfd);
+	if (r < 0) {
+		store_leave(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+int store_identify(const struct store *s, struct index_segments *ret)
+{
+	return segments_identity(&s->segments, &ret->inode, &ret->born);
+}
+
+int store_make(struct store *s, const struct store_options *opt)
+{
+	struct index_segments id;
+
+	remove_files(s->dirfd);
+	int r = blobs_init(&s->blobs);
+	if (r == 0)
+		r = segments_init(
+			&s->segments, s->dirfd, STORE_SEGMENTS_FILE, opt->memory_limit);
+	if (r == 0)
+		r = store_identify(s, &id);
+	return r == 0 ? index_open(&s->index, s->dirfd, opt->dir, &id) : r;
+}
+
+int store_open(struct store **ret, const struct store_options *opt)
+{
+	struct store *s;
+
+	int r = store_new(&s, opt);
+	if (r < 0)
+		return r;
+	r = store_make(s, opt);
 	if (r < 0) {
 		store_close(s);
 		return r;
@@ -72,20 +91,27 @@ int store_open(struct store **ret, const struct store_options *opt)
 	return 0;
 }
 
-void store_close(struct store *s)
+void store_leave(struct store *s)
 {
 	if (!s)
 		return;
 	index_close(s->index);
-	/* No segments: opening failed before anything of ours was made. */
-	if (s->segments.fd >= 0)
-		remove_files(s->dirfd);
 	segments_done(&s->segments);
 	blobs_done(&s->blobs);
 	if (s->dirfd >= 0)
 		close(s->dirfd);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	index_close(s->index);
+	s->index = NULL;
+	remove_files(s->dirfd);
+	store_leave(s);
 }
 
 /* ---- blobs ---- */
@@ -151,7 +177,7 @@ int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page)
 {
 	where_t w = blobs_locate(&s->blobs, b);
 
-	if (w == WHERE_NONE)
+	if (!where_placed(w))
 		return -EBADMSG;
 	/* The table is ours alone, so the place is in bounds; the file's bytes are only
 	 * believed where they agree with it. */
@@ -194,8 +220,13 @@ void store_collect_locked(struct store *s)
 	for (blob_t b = blobs_take_dropped(&s->blobs); b != BLOB_NONE; b = next) {
 		next = blobs_row(&s->blobs, b)->next;
 		where_t w = blobs_locate(&s->blobs, b);
-		segments_kill(&s->segments, where_offset(w), blob_size(where_length(w)));
-		store_count(&s->live, w, false);
+		if (where_placed(w)) {
+			segments_kill(
+				&s->segments, where_offset(w), blob_size(where_length(w)));
+			store_count(&s->live, w, false);
+		} else {
+			s->lost--;
+		}
 		blobs_kill(&s->blobs, b, &s->dying);
 	}
 }
@@ -215,10 +246,11 @@ uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers)
 	uint32_t refs =
 		atomic_load_explicit(&blobs_row(&s->blobs, b)->refs, memory_order_relaxed);
 	uint64_t among = (uint64_t)refs * sharers;
+	uint32_t length = store_blob_length(s, b);
 
-	return among == 0
-		       ? 0
-		       : (uint32_t)((blob_size(store_blob_length(s, b)) + among - 1) / among);
+	if (among == 0 || length == 0) /* 0: lost */
+		return 0;
+	return (uint32_t)((blob_size(length) + among - 1) / among);
 }
 
 /* ---- numbers ---- */
@@ -242,6 +274,7 @@ void store_stats(struct store *s, struct store_stats *ret)
 		.index_bytes = index.file_bytes,
 		.table_bytes = s->blobs.range.open + g->table.open + index.memory_bytes,
 		.limit_bytes = s->limit,
+		.lost_blobs = s->lost,
 	};
 	memcpy(ret->codec_blobs, s->live.blobs, sizeof(ret->codec_blobs));
 	memcpy(ret->codec_bytes, s->live.bytes, sizeof(ret->codec_bytes));

@@ -10,7 +10,7 @@
  * no lock. Everything named store_index_* and store_txn_*, store_compact and
  * store_repack_finish belong to one thread at a time (the caller's job). All functions return 0
  * or a negative errno and leave ret_ arguments untouched on failure. A store is never used
- * again after a fork.
+ * again after a fork, nor opened before an exec.
  *
  * Life of a blob: store_put gives it one reference. When the last reference is dropped it is
  * dead, but the index on disk may still name it, so its handle and its bytes are used again
@@ -50,6 +50,8 @@ struct store_options {
 	 * there is no such thread. */
 	void (*synchronize)(void *arg);
 	void *arg;
+	/* store_reopen: what the blobs that it finds are stamped with; that isn't kept. */
+	uint32_t stamp;
 };
 
 /* Creates the segments and index.db afresh in opt->dir; files of an earlier run are removed,
@@ -58,6 +60,70 @@ struct store_options {
  * newer version. -ENOSPC, -ENOMEM, other negative errno: as the kernel says. */
 int store_open(struct store **ret, const struct store_options *opt);
 void store_close(struct store *s); /* NULL is fine. Files are removed. */
+void store_leave(struct store *s); /* The same, but the files stay, for store_reopen. */
+
+/* ---- reopening ---- */
+enum { STORE_WHY = 256 };
+
+/* As store_open, but goes on with what an earlier run has left, by store_leave or by being
+ * killed at any instruction; where there is nothing, or what was being made or removed, it is
+ * as store_open. Every row of the index is checked, and the segments are searched for the blobs
+ * that it names: so they are live, with a reference of the store's own until
+ * store_reopen_finish. Whatever is in no row is gone.
+ *
+ * A row may name what isn't in the segments, since memory was damaged: such a blob is lost.
+ * It is referenced, unreferenced and indexed as any other, but store_get says -EBADMSG, and
+ * nothing else gets its handle before no row names it.
+ *
+ * Besides store_open's errors, -EBADMSG: an index that is damaged, older than its last commit,
+ * or not of these segments; or one of both is missing. why says it in words, for a log line
+ * ("" after other errors). Files stay as they are then: they are for people to look at; to
+ * begin afresh there is store_open. -EBUSY: another process is writing to the index.
+ *
+ * Before: where a descriptor table is shared with the earlier run's process, and so outlived
+ * it, each descriptor of the files of store_files must be closed, since file locks go with any
+ * of them (index_open.c); no process of that run may be alive. */
+int store_reopen(struct store **ret, const struct store_options *opt, char why[STORE_WHY]);
+
+/* The files of the store in a directory, by device and inode, whether it is open or not.
+ * Returns how many. */
+struct store_file {
+	uint64_t device, inode;
+};
+enum { STORE_FILES = 8 };
+int store_files(const char *dir, struct store_file ret[STORE_FILES]);
+
+/* Drops the store's own references: what the caller has taken none of (store_ref) is dead, as
+ * after store_unref. So the caller's next transaction rewrites or deletes every leaf that names
+ * such a blob. After store_open, and a second time, it does nothing. */
+void store_reopen_finish(struct store *s);
+
+/* No store_get of it can succeed, and the caller may want to know before. */
+bool store_is_lost(const struct store *s, blob_t b);
+
+/* The rows of the index. What the callback returns other than 0 ends it and is returned; it
+ * gets borrowed memory, and may call nothing that has index or txn in its name. -EBADMSG: why
+ * names table and row. */
+struct store_client;
+struct store_leaf {
+	uint64_t id, clock;
+	uint32_t pages;	       /* entries that aren't BLOB_NONE */
+	const blob_t *entries; /* STORE_LEAF_PAGES */
+};
+typedef int store_client_fn(void *arg, const struct store_client *c);
+typedef int store_block_fn(void *arg, uint64_t block, uint64_t leaf);
+typedef int store_leaf_fn(void *arg, const struct store_leaf *l);
+int store_each_client(struct store *s, store_client_fn *found, void *arg, char why[STORE_WHY]);
+int store_each_block(struct store *s, uint64_t client, store_block_fn *found, void *arg,
+	char why[STORE_WHY]);
+/* These only before store_reopen_finish, else -EINVAL: later, entries may be dead. A leaf need
+ * not be any block's. store_find_leaf: -ENOENT. */
+int store_each_leaf(struct store *s, store_leaf_fn *found, void *arg, char why[STORE_WHY]);
+int store_find_leaf(
+	struct store *s, uint64_t leaf, store_leaf_fn *found, void *arg, char why[STORE_WHY]);
+
+/* The highest ids that ever were in a committed row, in all runs since store_open; 0 = none. */
+void store_last_ids(struct store *s, uint64_t *ret_client, uint64_t *ret_leaf);
 
 /* ---- packing ---- */
 struct store_scratch; /* codec contexts and buffers of one thread */
@@ -157,7 +223,15 @@ struct store_client {
 	const char *exe;    /* borrowed; "" = unknown */
 	const char *policy; /* borrowed */
 	uint64_t clock;	    /* the client's clock when this was true */
+	/* What else the service has to know of it: any bytes, at most STORE_STATE_MAX.
+	 * borrowed; NULL: the row keeps those that it has, at first none. When read it is never
+	 * NULL. */
+	const void *state;
+	uint32_t state_length;
 };
+enum { STORE_STATE_MAX = 1 << 20 };
+#define STORE_BLOCK_MAX ((UINT64_C(1) << 43) - 1) /* of a 64-bit address */
+
 /* -EBUSY: another process is writing to index.db. Readers never disturb. */
 int store_txn_begin(struct store *s);
 /* On failure everything since begin is rolled back. It fails if any store_index_* since begin
@@ -166,8 +240,9 @@ int store_txn_commit(struct store *s);
 void store_txn_abort(struct store *s); /* outside of a transaction: nothing */
 
 /* All store_index_*: -EINVAL outside of a transaction. */
-int store_index_client(struct store *s, const struct store_client *c); /* insert or replace */
-int store_index_client_drop(struct store *s, uint64_t client);	       /* with its block rows */
+/* Insert or replace. -EINVAL: the state is too long. */
+int store_index_client(struct store *s, const struct store_client *c);
+int store_index_client_drop(struct store *s, uint64_t client); /* with its block rows */
 /* Leaves may be shared by several blocks (fork). Entries are BLOB_NONE where the store doesn't
  * have the page; of the others the caller holds a reference. */
 int store_index_leaf(
@@ -186,6 +261,7 @@ struct store_stats {
 	uint64_t index_bytes;	/* index.db with its WAL, as allocated in the tmpfs */
 	uint64_t table_bytes;	/* the handle table and other private memory of the store */
 	uint64_t limit_bytes;	/* 0 = none */
+	uint64_t lost_blobs;	/* named by the index, and not found by store_reopen */
 	/* Of live blobs, by enum store_codec: how many, and their packed bytes. */
 	uint64_t codec_blobs[STORE_CODECS], codec_bytes[STORE_CODECS];
 };

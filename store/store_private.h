@@ -4,6 +4,8 @@
  *   txn.c      transactions, and with them the end of dead blobs
  *   compact.c  store_compact
  *   repack.c   store_repack
+ *   reopen.c   store_reopen, reading the index
+ *   rescan.c   what the segments of an earlier run hold
  *   check.c    store_check
  *
  * Below: blobs (handle table), segments (bytes), index (SQLite). These three know nothing of
@@ -41,6 +43,8 @@ struct store {
 	struct blobs blobs;
 	struct segments segments;
 	struct store_counts live;
+	uint32_t lost;		  /* rows */
+	uint32_t adopted;	  /* rows of an earlier run, until store_reopen_finish */
 	struct blob_list dying;	  /* dead since the last store_txn_begin, or with none open */
 	struct blob_list closing; /* dead at store_txn_begin; empty outside of a transaction */
 
@@ -51,7 +55,20 @@ struct store {
 	struct index *index; /* owned; used by the job's thread only, but for index_usage */
 	bool in_txn;	     /* the job's thread */
 	int txn_error; /* the job's thread; the first error in this transaction, 0 = none */
+	bool adopting; /* the job's thread; store_reopen_finish is to come */
 };
+
+#define STORE_SEGMENTS_FILE "warm.seg"
+
+/* A store of nothing yet, of a directory that may hold one; and all of it, fresh. */
+int store_new(struct store **ret, const struct store_options *opt);
+int store_make(struct store *s, const struct store_options *opt);
+
+int store_identify(const struct store *s, struct index_segments *ret);
+
+/* Finds the places of the rows that are named (blobs_name), and tidies the segments up: what no
+ * row has is gone, and its memory given back. Rows that stay lost are counted. */
+int store_rescan(struct store *s, uint32_t stamp);
 
 /* Counts a blob in, or out. */
 void store_count(struct store_counts *c, where_t w, bool add);

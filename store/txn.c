@@ -22,7 +22,9 @@ static bool recycle_some_locked(struct store *s)
 		if (b == BLOB_NONE)
 			return false;
 		where_t w = blobs_locate(&s->blobs, b);
-		segments_recycle(&s->segments, where_offset(w), blob_size(where_length(w)));
+		if (where_placed(w))
+			segments_recycle(
+				&s->segments, where_offset(w), blob_size(where_length(w)));
 		blobs_release(&s->blobs, b);
 	}
 	return true;
@@ -103,7 +105,10 @@ static int noted(struct store *s, int r)
 
 int store_index_client(struct store *s, const struct store_client *c)
 {
-	return s->in_txn ? noted(s, index_client(s->index, c)) : -EINVAL;
+	if (!s->in_txn)
+		return -EINVAL;
+	return noted(
+		s, c->state_length > STORE_STATE_MAX ? -EINVAL : index_client(s->index, c));
 }
 
 int store_index_client_drop(struct store *s, uint64_t client)
@@ -127,7 +132,8 @@ int store_index_leaf(
 		where_t w = blobs_locate(&s->blobs, entries[i]);
 		must(w != WHERE_NONE);
 		l.entries[i].blob = entries[i];
-		l.entries[i].check = (uint32_t)store_header(s, w)->checksum;
+		l.entries[i].check =
+			(uint32_t)(w & WHERE_LOST ? w : store_header(s, w)->checksum);
 		l.pages++;
 		l.stored_bytes += where_length(w);
 	}

@@ -129,7 +129,7 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 	for (int i = 0; i < REGISTER_TRIES; i++) {
 		if (!uffd_fence_up(c->uffd) && !space_in_doubt(&c->space)) {
 			/* A fork from now on has the new mapping's pages (rule 5). */
-			space_forget_aside(&c->space);
+			settle_forget(c);
 			int r = uffd_register(
 				c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
 			if (r < 0)

@@ -452,6 +452,7 @@ sane:
 		return r;
 	c->socket = steal_fd(&a->socket);
 	atomic_store(&c->state, CLIENT_MANAGED);
+	worker_record_client(w, c);
 	log_info("client %d (%s, uid %u): attached, policy %s, agent %d", (int)c->pid, c->exe,
 		c->uid, c->policy, (int)agent);
 	worker_publish_client(w, c);
@@ -461,10 +462,10 @@ sane:
 /* ---- READY of a forked child ---- */
 
 /* fd -1: none. */
-static int reply(const struct attachment *a, enum message_type type, int fd)
+static int reply(int socket, enum message_type type, int fd)
 {
 	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
-	return message_send(a->socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
+	return message_send(socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
 }
 
 /* The client exists, and others look at it: what it gets now it gets under its gate. */
@@ -479,13 +480,15 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 		c->mem = mem;
 		c->pagemap = pagemap;
 		equip(c, a, a->agent, ready);
+		/* The socket too: its end tells the agent that the service is gone. */
+		c->socket = steal_fd(&a->socket);
+		worker_record_client(w, c);
 	}
 	pthread_mutex_unlock(&c->gate);
 	if (!still)
 		return -ESRCH;
 	worker_retry_later(w, c, 1); /* for what arrived meanwhile */
-	int r = reply(a, MESSAGE_ADOPTED, c->uffd);
-	c->socket = steal_fd(&a->socket);
+	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
@@ -524,11 +527,11 @@ static int on_ready_to_join(
 	close(mem);
 	close(pagemap);
 	if (r == -EAGAIN)
-		return reply(a, MESSAGE_AGAIN, -1);
+		return reply(a->socket, MESSAGE_AGAIN, -1);
 	if (r != -ENOENT)
 		return r;
 	a->bell_at = 0;
-	return reply(a, MESSAGE_NONE, -1);
+	return reply(a->socket, MESSAGE_NONE, -1);
 }
 
 /* ---- messages ---- */

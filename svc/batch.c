@@ -37,6 +37,19 @@ void batch_follow(struct batch *b, struct client *c)
 	pthread_mutex_unlock(&b->lock);
 }
 
+struct client *batch_follower(struct batch *b, size_t i)
+{
+	struct client *c = NULL;
+
+	pthread_mutex_lock(&b->lock);
+	if (i < b->follower_count) {
+		c = b->follower[i];
+		client_ref(c);
+	}
+	pthread_mutex_unlock(&b->lock);
+	return c;
+}
+
 struct client *batch_take_follower(struct batch *b)
 {
 	struct client *c = NULL;

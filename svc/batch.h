@@ -55,6 +55,8 @@ static inline const void *batch_bytes(const struct batch *b, unsigned slot)
 
 /* Under c's gate, or that of the space that it was forked from. Waits for memory. */
 void batch_follow(struct batch *b, struct client *c);
+/* A reference to the i-th follower; NULL: there are no more. */
+struct client *batch_follower(struct batch *b, size_t i);
 /* Takes the first follower out, with its reference; NULL when there is none. */
 struct client *batch_take_follower(struct batch *b);
 

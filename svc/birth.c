@@ -1,8 +1,10 @@
 #include "birth.h"
 #include "batch.h"
+#include "journal.h"
 #include "log.h"
 #include "pager.h"
 #include "points.h"
+#include "recover.h"
 #include "settle.h"
 #include "space_internal.h"
 #include "uffd.h"
@@ -22,7 +24,7 @@ enum {
 	/* No program makes so many calls while a thread of its parent is waited for, unless it
 	 * means to. */
 	EARLY_MAX = 65536,
-	GROWN_MAX = 16,
+	GROWN_MAX = BIRTH_GROWN_MAX,
 	GROWTH_LOOKS_MAX = 256,
 };
 
@@ -43,6 +45,10 @@ struct birth {
 	struct list line; /* calls of ancestors that were never born, between steps and child */
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
+	const struct birth_answer *given; /* borrowed: instead of the kernel's; or NULL */
+	size_t given_count;
+	struct list
+		answers; /* that were asked for in this try: from, and len as journal.h's n */
 };
 
 static void list_add(struct list *l, uint64_t from, uint64_t to, uint64_t len)
@@ -69,7 +75,7 @@ static void list_add_event(struct list *l, const struct uffd_msg *m)
 
 /* ---- begin and end ---- */
 
-static struct client *new_child(struct client *parent, int ufd)
+static struct client *new_child(struct client *parent, int ufd, bool alone)
 {
 	struct client *child = worker_new_client(parent->worker, ufd);
 
@@ -84,6 +90,9 @@ static struct client *new_child(struct client *parent, int ufd)
 	atomic_store(&child->state, CLIENT_FORKED);
 	child->birth = space_alloc(sizeof(*child->birth));
 	memset(child->birth, 0, sizeof(*child->birth));
+	/* First its own record, so that nobody else's number is taken for its descriptor. */
+	worker_record_client(parent->worker, child);
+	journal_add(parent->journal, JOURNAL_CHILD, (uint64_t)ufd, child->id, 0, alone);
 	return child;
 }
 
@@ -99,8 +108,12 @@ static void publish(struct client *parent, struct client *child)
 /* ---- growth ---- */
 
 /* What of a registered mapping isn't on record. */
-static void note_gaps(struct birth *b, const struct space *s, uint64_t start, uint64_t end)
+static void note_gaps(
+	struct birth *b, const struct client *parent, uint64_t start, uint64_t end)
 {
+	const struct space *s = &parent->space;
+	struct journal *j = parent->journal;
+
 	while (start < end && b->grown_count < GROWN_MAX) {
 		const struct region *g = space_region_at(s, start);
 		uint64_t to = end;
@@ -113,13 +126,15 @@ static void note_gaps(struct birth *b, const struct space *s, uint64_t start, ui
 			if (s->region[i].start > start && s->region[i].start < to)
 				to = s->region[i].start;
 		b->grown[b->grown_count++] = (struct region){start, to};
+		journal_add(j, JOURNAL_GROWN, start, to, 0, 0);
 		start = to;
 	}
 }
 
 /* The mapping at addr or the next one; a mapping is registered whole or not at all, so this one
  * is when a part is on record. Returns where to go on. */
-static uint64_t note_growth_at(struct birth *b, const struct space *s, int maps, uint64_t addr)
+static uint64_t note_growth_at(
+	struct birth *b, const struct client *parent, int maps, uint64_t addr)
 {
 	struct procmap_query q = {.size = sizeof(q),
 		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
@@ -127,8 +142,9 @@ static uint64_t note_growth_at(struct birth *b, const struct space *s, int maps,
 
 	if (ioctl(maps, PROCMAP_QUERY, &q) < 0)
 		return UINT64_MAX; /* nothing is mapped from here on */
-	if (q.vma_start <= addr && space_region_overlaps(s, q.vma_start, q.vma_end))
-		note_gaps(b, s, q.vma_start, q.vma_end);
+	if (q.vma_start <= addr &&
+		space_region_overlaps(&parent->space, q.vma_start, q.vma_end))
+		note_gaps(b, parent, q.vma_start, q.vma_end);
 	return q.vma_start > addr ? q.vma_start : q.vma_end;
 }
 
@@ -149,7 +165,7 @@ static void note_growth(struct birth *b, const struct client *parent)
 		for (uint64_t at = b->steps->step[i].from; at < end && looks < GROWTH_LOOKS_MAX;
 			looks++) {
 			const struct region *g = space_region_at(s, at);
-			at = g ? g->end : note_growth_at(b, s, maps, at);
+			at = g ? g->end : note_growth_at(b, parent, maps, at);
 		}
 	}
 	close(maps);
@@ -194,9 +210,9 @@ static bool has_one_thread(const struct client *c)
 	return threads == 1;
 }
 
-void birth_fork(struct client *parent, int ufd)
+/* The child as its parent is by the events read so far. */
+static void copy_parent(struct client *parent, struct client *child, bool alone)
 {
-	struct client *child = new_child(parent, ufd);
 	struct birth *b = child->birth;
 
 	b->steps = space_fork(&parent->space, &child->space);
@@ -204,13 +220,30 @@ void birth_fork(struct client *parent, int ufd)
 	b->events_before = b->steps->events;
 	client_ref(parent);
 	b->parent = parent;
-	if (has_one_thread(parent)) {
-		birth_free(child);
-		space_bear_none(&child->space);
-		space_inherit_doubt(&parent->space, &child->space);
-	} else {
-		note_growth(b, parent);
+	if (!alone)
+		return;
+	birth_free(child);
+	space_bear_none(&child->space);
+	space_inherit_doubt(&parent->space, &child->space);
+}
+
+void birth_fork(struct client *parent, int ufd)
+{
+	struct birth_fork before = {.told = false};
+
+	if (parent->replay)
+		recover_fork(parent, ufd, &before);
+	if (before.told || before.child) {
+		birth_fork_again(parent, &before);
+		return;
 	}
+	/* Of a fork that was read by a worker that is gone, what there is now says nothing. */
+	bool alone = !parent->replay && has_one_thread(parent);
+	struct client *child = new_child(parent, ufd, alone);
+
+	copy_parent(parent, child, alone);
+	if (!alone)
+		note_growth(child->birth, parent);
 	publish(parent, child);
 }
 
@@ -224,15 +257,16 @@ void birth_free(struct client *child)
 	steps_unref(b->steps);
 	client_unref(b->parent);
 	free(b->line.step);
+	free(b->answers.step);
 	free(b->early);
 	free(b);
 }
 
 /* A child of one that was never born: as if it had been copied from the same page tables, and
  * `since` had been its own. */
-static void fork_unborn(struct client *child, int ufd, const struct list *since)
+static void copy_unborn(
+	struct client *child, struct client *grandchild, const struct list *since)
 {
-	struct client *grandchild = new_child(child, ufd);
 	struct birth *b = grandchild->birth;
 
 	space_fork_unborn(&child->space, &grandchild->space);
@@ -246,6 +280,13 @@ static void fork_unborn(struct client *child, int ufd, const struct list *since)
 	client_ref(b->parent);
 	list_add_list(&b->line, &child->birth->line);
 	list_add_list(&b->line, since);
+}
+
+static void fork_unborn(struct client *child, int ufd, const struct list *since)
+{
+	struct client *grandchild = new_child(child, ufd, false);
+
+	copy_unborn(child, grandchild, since);
 	publish(child, grandchild);
 }
 
@@ -291,11 +332,24 @@ static bool all_steps_known(struct birth *b)
 	return known;
 }
 
+static int given_answer(struct birth *b, uint64_t addr)
+{
+	if (b->given_count == 0 || b->given->addr != addr)
+		return -EBADMSG;
+	bool registered = b->given->registered;
+	b->given++;
+	b->given_count--;
+	return registered;
+}
+
 static int is_registered(void *arg, uint64_t addr)
 {
 	const struct client *child = arg;
-	int r = uffd_registered(child->uffd, addr);
+	int r = child->birth->given ? given_answer(child->birth, addr)
+				    : uffd_registered(child->uffd, addr);
 
+	if (r >= 0)
+		list_add(&child->birth->answers, addr, 0, (uint64_t)r);
 	return r == 1 && grown_over(child->birth, addr) ? 0 : r;
 }
 
@@ -318,9 +372,21 @@ static int try_to_bear(struct client *child)
 		.early = early.step,
 		.early_count = early.count,
 		.forked = forked};
+	b->answers.count = 0;
 	int r = space_bear(&child->space, b->steps, b->before, &m);
 	free(early.step);
 	return r;
+}
+
+/* For a worker that comes after this one: the kernel won't answer so again. */
+static void note_birth(struct client *child)
+{
+	const struct birth *b = child->birth;
+
+	for (size_t i = 0; i < b->answers.count; i++)
+		journal_add(child->journal, JOURNAL_MIDWIFE, b->answers.step[i].from, 0, 0,
+			(uint32_t)b->answers.step[i].len);
+	journal_add(child->journal, JOURNAL_BORN, b->steps->count, 0, 0, 0);
 }
 
 static void keep_early(struct birth *b, const struct uffd_msg *msg, int count)
@@ -349,6 +415,7 @@ static void apply_early(struct client *child)
 static void fail(struct client *child)
 {
 	child->failed = true;
+	journal_add(child->journal, JOURNAL_FAILED, 0, 0, 0, 0);
 	log_error("client %llu (%s): was forked while its parent moved evicted memory, and it "
 		  "can't "
 		  "be told where it has which pages; none of its faults is answered",
@@ -378,8 +445,107 @@ int birth_settle(struct pager *p, struct client *child)
 			r = -EBADMSG;
 	}
 	if (r == 0)
+		note_birth(child);
+	if (r == 0)
 		apply_early(child);
 	else if (r == -EBADMSG)
 		fail(child);
 	return r == -EBADMSG ? 0 : r;
+}
+
+/* ---- again ---- */
+
+static void begin_again(struct client *child)
+{
+	child->birth = space_alloc(sizeof(*child->birth));
+	memset(child->birth, 0, sizeof(*child->birth));
+}
+
+static void follow_batches(struct client *child)
+{
+	for (int i = 0; i < HELD_TAGS; i++)
+		if (child->space.held[i])
+			batch_follow(child->space.held[i], child);
+}
+
+/* What it did to the parent. */
+static void fork_gone(struct client *parent)
+{
+	struct space nobody;
+
+	space_init(&nobody, parent->space.graveyard);
+	steps_unref(space_fork(&parent->space, &nobody));
+	space_done(&nobody);
+}
+
+void birth_fork_again(struct client *parent, const struct birth_fork *f)
+{
+	if (!f->child) {
+		fork_gone(parent);
+		return;
+	}
+	begin_again(f->child);
+	f->child->birth->grown_count = f->grown_count;
+	memcpy(f->child->birth->grown, f->grown, sizeof(f->grown));
+	copy_parent(parent, f->child, f->alone);
+	follow_batches(f->child);
+}
+
+void birth_keep_early(struct client *child, const struct uffd_msg *m)
+{
+	keep_early(child->birth, m, 1);
+}
+
+int birth_born_again(
+	struct client *child, uint64_t steps, const struct birth_answer *answer, size_t count)
+{
+	struct birth *b = child->birth;
+
+	if (b->steps->count > steps) {
+		/* More were read by now. */
+		struct steps *then = steps_copy(b->steps);
+		then->count = (size_t)steps;
+		steps_unref(b->steps);
+		b->steps = then;
+	}
+	b->given = answer;
+	b->given_count = count;
+	int r = try_to_bear(child);
+	b->given = NULL;
+	if (r == 0)
+		apply_early(child);
+	return r < 0 ? -EBADMSG : 0;
+}
+
+void birth_failed_again(struct client *child)
+{
+	child->failed = true;
+	space_bear_none(&child->space);
+	if (child->birth)
+		apply_early(child);
+}
+
+void birth_pass_on_again(struct client *child,
+	void (*next)(void *arg, int ufd, struct birth_fork *ret), void *arg)
+{
+	struct birth *b = child->birth;
+	struct list since = {.count = 0};
+
+	for (size_t i = 0; i < b->early_count; i++) {
+		struct birth_fork f = {.child = NULL};
+		if (b->early[i].event != UFFD_EVENT_FORK) {
+			list_add_event(&since, &b->early[i]);
+			continue;
+		}
+		next(arg, (int)b->early[i].arg.fork.ufd, &f);
+		if (!f.child && !f.told)
+			fork_unborn(child, (int)b->early[i].arg.fork.ufd, &since);
+		if (!f.child)
+			continue;
+		begin_again(f.child);
+		copy_unborn(child, f.child, &since);
+		follow_batches(f.child);
+	}
+	free(since.step);
+	birth_free(child);
 }

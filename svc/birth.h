@@ -29,4 +29,31 @@ void birth_pass_on(struct client *child);
 
 void birth_free(struct client *child);
 
+/* ---- of another worker's births (recover.h) ---- */
+enum { BIRTH_GROWN_MAX = 16 };
+struct birth_fork {
+	bool told;	      /* a worker applied it; else `child` may be known all the same */
+	struct client *child; /* that the FORK made; NULL: it is gone */
+	bool alone;	      /* its parent had one thread */
+	struct region grown[BIRTH_GROWN_MAX];
+	unsigned grown_count;
+};
+/* The FORK, again. */
+void birth_fork_again(struct client *parent, const struct birth_fork *f);
+/* A message of the child's that was read before it was born. */
+void birth_keep_early(struct client *child, const struct uffd_msg *m);
+/* The answers that it was born with, in their order; `steps` of its parent's had been made. */
+struct birth_answer {
+	uint64_t addr;
+	bool registered;
+};
+/* -EBADMSG: these aren't answers to what is asked. */
+int birth_born_again(
+	struct client *child, uint64_t steps, const struct birth_answer *answer, size_t count);
+/* It could not be told. */
+void birth_failed_again(struct client *child);
+/* The child ended before it was born; next gives each of its own forks, as applied. */
+void birth_pass_on_again(struct client *child,
+	void (*next)(void *arg, int ufd, struct birth_fork *ret), void *arg);
+
 #endif

@@ -1,7 +1,9 @@
 #include "client.h"
 #include "birth.h"
 #include "closer.h"
+#include "journal.h"
 #include "space_internal.h"
+#include "state.h"
 #include "worker.h"
 
 #include <poll.h>
@@ -36,6 +38,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	atomic_init(&c->state, CLIENT_ATTACHING);
 	pthread_mutex_init(&c->gate, NULL);
 	space_init(&c->space, &w->graveyard);
+	(void)journal_new(&c->journal); /* without it, it is only not found again */
 	return c;
 }
 
@@ -55,8 +58,11 @@ void client_unref(struct client *c)
 {
 	if (!c || atomic_fetch_sub(&c->refs, 1) > 1)
 		return;
+	/* What is closed from here on is nobody's. */
+	state_remove(c->record);
 	birth_free(c);
 	free(c->waiting);
+	journal_free(c->journal);
 	space_done(&c->space);
 	for (size_t i = 0; i < c->unneeded_count; i++)
 		store_unref(c->worker->store, c->unneeded[i]);
@@ -71,6 +77,17 @@ void client_unref(struct client *c)
 			close(fds[i]);
 	pthread_mutex_destroy(&c->gate);
 	free(c);
+}
+
+bool client_is_calm(const struct client *c)
+{
+	return !c->birth && !c->space.steps && c->waiting_count == 0 &&
+	       !space_in_doubt(&c->space);
+}
+
+uint64_t client_clock(const struct client *c)
+{
+	return c->journal ? journal_end(c->journal) : c->clock;
 }
 
 void client_mark_gone(struct client *c)

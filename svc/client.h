@@ -44,6 +44,10 @@ struct fault {
 	X(events_unmap)                                                                        \
 	X(blocks_recovered)
 
+struct journal;
+struct replay;
+struct state_record;
+
 struct client {
 	/* Set before others see it. */
 	uint64_t id;
@@ -66,11 +70,14 @@ struct client {
 	struct link *link;	 /* owned mapping; NULL = none */
 	uint64_t staging, bell;	 /* addresses in the client */
 	_Atomic int state;	 /* enum client_state */
+	struct state_record *record; /* owned; NULL: another worker won't find it */
 
 	pthread_mutex_t gate;
 	_Atomic bool pending; /* its uffd became readable while the gate was held */
 	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
+	struct journal *journal; /* owned; NULL: no descriptor was left for it */
+	struct replay *replay;	 /* while the journal is read again (recover.h), else NULL */
 	struct space space;
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
 	struct uffd_msg *waiting; /* owned; events that were read too early (sequence.h) */
@@ -109,7 +116,9 @@ struct client {
 	uint32_t order_seq;
 	bool staging_used;    /* slots hold pages that wait for their zap */
 	struct batch *batch;  /* owned: the one whose pages are HELD, or NULL */
-	_Atomic bool indexed; /* the index has rows of it; changed by the evictor alone */
+	_Atomic bool indexed; /* the index has rows of it */
+	bool left_out;	      /* of the transaction that is under way */
+	uint64_t row_clock;   /* as of which its rows were written */
 
 #define X(name) _Atomic uint64_t name;
 	CLIENT_COUNTERS(X)
@@ -134,6 +143,12 @@ static inline bool client_agent_alive(const struct client *c)
 {
 	return c->agent_pidfd >= 0 && process_alive(c->agent_pidfd);
 }
+
+/* Gate held: nothing is under way that its rows in the index could not say. */
+bool client_is_calm(const struct client *c);
+
+/* Gate held: how far it has come (rule 10). */
+uint64_t client_clock(const struct client *c);
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
 void client_mark_gone(struct client *c);

@@ -15,6 +15,7 @@
 #include "pagemap.h"
 #include "pager.h"
 #include "points.h"
+#include "settle.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -302,7 +303,7 @@ static int return_page(struct pager *p, struct client *c, struct batch *b)
 	} else {
 		r = pager_restore(p, c, addr, 1, &pages);
 		if (r == -ENOENT && !uffd_fence_up(c->uffd))
-			space_set_state(&c->space, addr, PAGE_ABSENT);
+			settle_gone(c, addr);
 	}
 	gate_unlock(p, c);
 	return r;
@@ -324,8 +325,9 @@ static int return_pages(struct pager *p, struct client *c, struct batch *b)
 	}
 }
 
-/* HELD -> STORED, in each follower. -EAGAIN: not all could be returned to one; the rest follow
- * still. */
+/* HELD -> STORED, in each follower. The rows of all are committed (rule 9), but for children
+ * that were forked since: what they have follows from the owner's rows and its journal.
+ * -EAGAIN: not all could be returned to one; the rest follow still. */
 static int publish(struct pager *p, struct batch *b)
 {
 	bool whole = packed_pages(b) == b->count;
@@ -345,10 +347,6 @@ static int publish(struct pager *p, struct batch *b)
 			r = return_pages(p, c, b);
 		if (r < 0)
 			batch_follow(b, c);
-		/* A child's rows too are committed before the pages leave (rule 9). The owner's
-		 * are; when a child's can't be, they are written later, as after a fault. */
-		if (c != b->owner)
-			indexer_flush(p, c, NULL);
 		client_unref(c);
 	}
 	return r;
@@ -406,7 +404,7 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	/* Compared after the drain, with the gate held since: no REMOVE is newer (rule 4). */
 	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq) {
 		space_clear_suspects(&c->space, number);
-		c->space.strays = false;
+		c->space.strays = c->space.wary = false;
 	}
 	if (r == 0)
 		r = adopt_block(c, number);
@@ -420,6 +418,10 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	res->seen_pages += resident;
 	if (resident == 0)
 		return 0;
+	if (c->space.wary) {
+		res->suspect_pages += resident;
+		return 0;
+	}
 	*ret_huge = pagemap_is_huge(c->pagemap, base);
 	if (*ret_huge && resident < BLOCK_PAGES) {
 		res->huge_pages += resident; /* moved whole or not at all */

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "order.h"
 #include "pager.h"
+#include "space_internal.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -32,6 +33,7 @@ enum {
 	COMPACT_URGENT_PERCENT = 9,
 	COMPACT_URGENT_BUDGET = 256 << 20,
 	FORGET_AT_ONCE = 256,
+	FORGET_SOON = 64, /* so many dead clients keep their descriptors */
 	/* How often an agent may be late within one order to evict, as on a machine that is
 	   busy. */
 	LATE_MAX = 100,
@@ -59,7 +61,7 @@ struct evictor {
 	pthread_cond_t work, finished;
 	/* Under the lock: */
 	struct job *first;
-	uint64_t *forget; /* ids of clients whose rows may go */
+	struct client **forget; /* owned references: whose rows may go */
 	size_t forget_count, forget_room;
 	bool forget_now, house_now;
 	bool evicting; /* a job is at hand */
@@ -69,30 +71,43 @@ struct evictor {
 
 /* ---- housekeeping ---- */
 
-/* A transaction for as many as ended meanwhile. Where it fails, they are tried again. */
+/* Their rows are gone, and with them all that anybody needs of them. */
+static void let_go(struct evictor *e, struct client **done, size_t count)
+{
+	pthread_mutex_lock(&e->lock);
+	/* Others may have been added behind. */
+	for (size_t i = 0; i < e->forget_count;) {
+		bool is_done = false;
+		for (size_t k = 0; k < count && !is_done; k++)
+			is_done = e->forget[i] == done[k];
+		if (is_done)
+			e->forget[i] = e->forget[--e->forget_count];
+		else
+			i++;
+	}
+	pthread_mutex_unlock(&e->lock);
+	for (size_t i = 0; i < count; i++)
+		client_unref(done[i]);
+}
+
+/* With those of programs that ended meanwhile, some at a time. */
 static int flush_and_forget(struct evictor *e)
 {
-	uint64_t id[FORGET_AT_ONCE];
-	size_t count;
+	struct client *some[FORGET_AT_ONCE];
+	size_t count, done;
 	int r;
 
 	do {
 		pthread_mutex_lock(&e->lock);
 		count = e->forget_count < FORGET_AT_ONCE ? e->forget_count : FORGET_AT_ONCE;
 		if (count > 0)
-			memcpy(id, e->forget, count * sizeof(id[0]));
+			memcpy(some, e->forget, count * sizeof(struct client *));
 		e->forget_now = false;
 		pthread_mutex_unlock(&e->lock);
-		r = indexer_flush_all(&e->pager, id, count);
-		if (r < 0)
-			break;
-		pthread_mutex_lock(&e->lock);
-		/* Others may have been added behind them. */
-		e->forget_count -= count;
-		if (count > 0)
-			memmove(e->forget, e->forget + count, e->forget_count * sizeof(id[0]));
-		pthread_mutex_unlock(&e->lock);
-	} while (count == FORGET_AT_ONCE);
+		r = indexer_flush_all(&e->pager, some, count, &done);
+		if (r == 0)
+			let_go(e, some, done);
+	} while (r == 0 && done == FORGET_AT_ONCE);
 	return r;
 }
 
@@ -503,21 +518,15 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 	return job.error;
 }
 
-void evictor_forget(struct evictor *e, uint64_t id, bool now)
+void evictor_forget(struct evictor *e, struct client *c)
 {
+	client_ref(c);
 	pthread_mutex_lock(&e->lock);
-	if (e->forget_count == e->forget_room) {
-		size_t room = e->forget_room ? e->forget_room * 2 : 64;
-		uint64_t *more = realloc(e->forget, room * sizeof(*more));
-		if (more) {
-			e->forget = more;
-			e->forget_room = room;
-		}
-	}
-	/* Without memory its rows stay: an administrator sees a client too many. */
-	if (e->forget_count < e->forget_room)
-		e->forget[e->forget_count++] = id;
-	if (now) {
+	space_make_room(
+		(void **)&e->forget, e->forget_count, &e->forget_room, sizeof(struct client *));
+	e->forget[e->forget_count++] = c;
+	/* Its memory is free again when its rows are gone, its descriptors in any case. */
+	if (atomic_load(&c->indexed) || e->forget_count >= FORGET_SOON) {
 		e->forget_now = true;
 		pthread_cond_signal(&e->work);
 	}
@@ -547,6 +556,18 @@ void evictor_keep_house(struct evictor *e)
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Of a worker that died: there are no other threads yet. */
+static void take_over_batches(struct evictor *e)
+{
+	for (size_t i = 0; i < e->worker->client_count; i++) {
+		struct batch *b = e->worker->client[i]->batch;
+		if (!b)
+			continue;
+		b->next = e->unfinished;
+		e->unfinished = b;
+	}
+}
+
 int evictor_start(struct evictor **ret, struct worker *w)
 {
 	struct evictor *e = calloc(1, sizeof(*e));
@@ -565,6 +586,7 @@ int evictor_start(struct evictor **ret, struct worker *w)
 	r = pager_init(&e->pager, w);
 	if (r == 0)
 		r = codec_pool_new(&e->pool, 0);
+	take_over_batches(e);
 	if (r == 0)
 		r = -pthread_create(&e->thread, NULL, evictor_main, e);
 	if (r < 0) {
@@ -597,6 +619,8 @@ void evictor_free(struct evictor *e)
 	finish_batches(e);
 	codec_pool_free(e->pool);
 	pager_done(&e->pager);
+	for (size_t i = 0; i < e->forget_count; i++)
+		client_unref(e->forget[i]);
 	free(e->forget);
 	free(e);
 }

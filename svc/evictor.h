@@ -25,8 +25,8 @@ bool evictor_is_evicting(struct evictor *e);
  * thread; never blocks. */
 void evictor_keep_house(struct evictor *e);
 
-/* The client is gone from the tables: its rows may go, now or with what is written next. Never
- * blocks. */
-void evictor_forget(struct evictor *e, uint64_t client_id, bool now);
+/* The client is gone from the tables: its rows may go, and it with them; children that have
+ * none yet get theirs first. Takes a reference of its own. */
+void evictor_forget(struct evictor *e, struct client *c);
 
 #endif

@@ -1,4 +1,5 @@
 #include "give_back.h"
+#include "journal.h"
 #include "pager.h"
 #include "settle.h"
 #include "uffd.h"
@@ -68,7 +69,7 @@ static int give_run(
 	if (r == -ENOENT) {
 		/* Its mapping is gone; if the event that says so isn't here yet, it will be. */
 		if (!uffd_fence_up(c->uffd))
-			space_set_state(&c->space, *addr, PAGE_ABSENT);
+			settle_gone(c, *addr);
 		return -EAGAIN;
 	}
 	*addr += pages * PAGE_SIZE;
@@ -84,10 +85,11 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	/* Unread, an event could change what the range means: not while the fence is up. */
 	if (uffd_fence_up(c->uffd) || space_in_doubt(&c->space))
 		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
+	journal_add(c->journal, JOURNAL_ASK, g.start, g.end, 0, 0);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
 	if (r == -ENOMEM)
 		return -ESRCH;
-	space_drop_range(&c->space, g.start, g.end);
+	settle_answer(c, g.start, g.end, false);
 	return 0;
 }
 

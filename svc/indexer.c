@@ -1,18 +1,30 @@
 #include "indexer.h"
+#include "journal.h"
 #include "pager.h"
+#include "row.h"
+#include "sequence.h"
 #include "space_internal.h"
 #include "worker.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
 	INDEX_AGE_MS = 1000, /* as old as the index may get */
+	/* For a program that changes its mappings just now: until its threads have gone on. */
+	CALM_TRIES = 20,
+	CALM_WAIT_NS = 100000,
+	/* Of one transaction, in the evictor's hands. */
+	FLUSH_TRIES = 50,
+	/* Entries of a journal for which rows are written though they are right. */
+	JOURNAL_LONG = 4096,
 };
 
 /* What one block's rows are to say: taken under the gate, written without it. */
 struct snapshot {
+	uint64_t number;
 	uint64_t leaf; /* id; 0 = the block is gone */
 	bool write_leaf, write_block;
 	uint64_t clock;
@@ -44,15 +56,17 @@ static void collect_unneeded(struct client *c, struct leaf *leaf)
 	}
 }
 
-static void take_snapshot(
-	struct client *c, uint64_t number, const struct batch *batch, struct snapshot *snap)
+/* Gate held: of a block whose rows are out of date. */
+static void take_snapshot(struct client *c, const struct batch *batch, struct snapshot *snap)
 {
 	struct space *s = &c->space;
+	uint64_t number = s->dirty[--s->dirty_count];
 	size_t at = space_block_index(s, number);
 
+	snap->number = number;
 	snap->leaf = 0;
 	snap->write_leaf = snap->write_block = false;
-	snap->clock = c->clock;
+	snap->clock = client_clock(c);
 	if (at == s->block_count || s->block[at].number != number) {
 		snap->write_block = true;
 		return;
@@ -72,15 +86,14 @@ static void take_snapshot(
 	b->leaf->dirty = false;
 }
 
-static int write_snapshot(
-	struct worker *w, const struct client *c, uint64_t number, const struct snapshot *snap)
+static int write_snapshot(struct worker *w, const struct client *c, const struct snapshot *snap)
 {
 	int r = 0;
 
 	if (snap->write_leaf)
 		r = store_index_leaf(w->store, snap->leaf, snap->clock, snap->entry);
 	if (r == 0 && snap->write_block)
-		r = store_index_block(w->store, c->id, number, snap->leaf);
+		r = store_index_block(w->store, c->id, snap->number, snap->leaf);
 	return r;
 }
 
@@ -99,38 +112,130 @@ static void mark_all_dirty(struct client *c)
 	}
 }
 
-/* One block at a time, so that the gate is never held for long and never for SQL. */
-static int flush_blocks(struct pager *p, struct client *c, const struct batch *batch)
-{
-	struct snapshot snap;
-	int r = 0;
+/* ---- a transaction ---- */
 
-	while (r == 0) {
-		gate_lock(c);
-		bool any = c->space.dirty_count > 0;
-		uint64_t number = any ? c->space.dirty[--c->space.dirty_count] : 0;
-		if (any)
-			take_snapshot(c, number, batch, &snap);
-		gate_unlock(p, c);
-		if (!any)
-			break;
-		r = write_snapshot(p->worker, c, number, &snap);
-	}
-	return r;
+/* The clients whose rows one transaction writes. Children that were forked from one since its
+ * rows were written last come along: what they have could be told from its rows and its journal
+ * up to now, and can't any more. */
+struct txn {
+	struct pager *p;
+	const struct batch *batch; /* or NULL */
+	struct taken {
+		struct client *client; /* owned reference */
+		struct client *by;     /* borrowed: whose child it is; NULL: for itself */
+	} * taken;		       /* owned */
+	size_t count, room, written;
+};
+
+static void rest(long ns)
+{
+	struct timespec pause = {.tv_nsec = ns};
+	nanosleep(&pause, NULL);
 }
 
-static int write_client(struct pager *p, struct client *c, const struct batch *batch)
+static void take_in(struct txn *t, struct client *c, struct client *by)
+{
+	for (size_t i = 0; i < t->count; i++)
+		if (t->taken[i].client == c)
+			return;
+	client_ref(c);
+	space_make_room((void **)&t->taken, t->count, &t->room, sizeof(*t->taken));
+	t->taken[t->count++] = (struct taken){c, by};
+}
+
+static int take_children(struct txn *t, struct client *parent)
+{
+	struct client **client;
+	size_t count;
+	int r = worker_clients(t->p->worker, &client, &count);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < count; i++) {
+		if (client[i]->parent == parent->id && !atomic_load(&client[i]->indexed))
+			take_in(t, client[i], parent);
+		client_unref(client[i]);
+	}
+	free(client);
+	return 0;
+}
+
+/* Gate held. Rows say where pages are; not what is in doubt, nor what may still concern a fork
+ * that wasn't read. 0, or -EAGAIN: in a moment. */
+static int calm_down(struct pager *p, struct client *c, bool last_try)
+{
+	if (client_state(c) == CLIENT_GONE || client_is_calm(c))
+		return 0;
+	if (pager_drain(p, c) == -ESRCH || client_is_calm(c))
+		return 0;
+	if (!last_try || c->birth)
+		return -EAGAIN;
+	/* Threads that change mappings without a pause. Should this worker die now, the next
+	 * one asks the kernel for all, and a fork that is in flight can't be told. */
+	c->space.doubt.lost = true;
+	sequence_flush(c);
+	return 0;
+}
+
+/* All that the rows of one client say, as of one moment: that when there was nothing left to
+ * write. One block at a time, so that the gate is never held for long and never for SQL. */
+static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, void **ret_state,
+	uint32_t *ret_length)
+{
+	struct snapshot snap;
+	unsigned tries = 0;
+
+	for (;;) {
+		gate_lock(c);
+		int r = c->space.dirty_count > 0 ? 0 : calm_down(t->p, c, tries == CALM_TRIES);
+		bool any = c->space.dirty_count > 0;
+		if (any)
+			take_snapshot(c, t->batch, &snap);
+		*ret_clock = client_clock(c);
+		if (!any && r == 0)
+			*ret_length = row_pack(c, t->batch, ret_state);
+		gate_unlock(t->p, c);
+		if (any)
+			r = write_snapshot(t->p->worker, c, &snap);
+		else if (r == 0)
+			return 0;
+		if (r < 0 && (any || tries == CALM_TRIES))
+			return r;
+		if (!any && r < 0) {
+			tries++;
+			rest(CALM_WAIT_NS);
+		}
+	}
+}
+
+static int write_client(struct txn *t, struct client *c)
 {
 	struct store_client row = {.id = c->id,
 		.parent = c->parent,
 		.pid = c->pid,
 		.exe = c->exe,
-		.policy = c->policy,
-		.clock = c->clock};
-	atomic_store(&c->indexed, true); /* before, so that its end is noticed */
-	int r = store_index_client(p->worker->store, &row);
+		.policy = c->policy};
+	void *state = NULL;
+	int r = write_blocks(t, c, &row.clock, &state, &row.state_length);
 
-	return r < 0 ? r : flush_blocks(p, c, batch);
+	row.state = state;
+	if (r == 0)
+		r = store_index_client(t->p->worker->store, &row);
+	free(state);
+	c->row_clock = row.clock;
+	return r == 0 ? take_children(t, c) : r;
+}
+
+/* Those that are taken in meanwhile, too. -EAGAIN: `written` is the one that isn't calm. */
+static int write_taken(struct txn *t)
+{
+	while (t->written < t->count) {
+		int r = write_client(t, t->taken[t->written].client);
+		if (r < 0)
+			return r;
+		t->written++;
+	}
+	return 0;
 }
 
 /* The transaction is over. Only what no committed row names may be let go of. */
@@ -143,25 +248,64 @@ static void finish_client(struct pager *p, struct client *c, bool committed)
 		for (size_t i = 0; i < c->unneeded_count; i++)
 			store_unref(p->worker->store, c->unneeded[i]);
 		c->unneeded_count = 0;
+		if (c->journal)
+			journal_trim(c->journal, c->row_clock);
+		atomic_store(&c->indexed, true);
 	}
 	gate_unlock(p, c);
 }
 
-static int end_transaction(struct worker *w, int r)
+/* r: of what was written. */
+static int end_transaction(struct txn *t, int r)
 {
+	struct store *store = t->p->worker->store;
+
 	if (r < 0)
-		store_txn_abort(w->store);
-	return r < 0 ? r : store_txn_commit(w->store);
+		store_txn_abort(store);
+	else
+		r = store_txn_commit(store);
+	/* Also the one that could not be written to its end. */
+	for (size_t i = 0; i < t->count && i <= t->written; i++)
+		finish_client(t->p, t->taken[i].client, r == 0);
+	return r;
 }
 
-int indexer_flush(struct pager *p, struct client *c, const struct batch *batch)
+static void txn_done(struct txn *t)
 {
+	for (size_t i = 0; i < t->count; i++)
+		client_unref(t->taken[i].client);
+	free(t->taken);
+}
+
+static int flush_once(struct pager *p, struct client *c, struct batch *batch)
+{
+	struct txn t = {.p = p, .batch = batch};
 	int r = store_txn_begin(p->worker->store);
 
 	if (r < 0)
 		return r;
-	r = end_transaction(p->worker, write_client(p, c, batch));
-	finish_client(p, c, r == 0);
+	take_in(&t, c, NULL);
+	/* Forked while it was under way: their pages leave with the owner's. */
+	struct client *follower;
+	for (size_t i = 0; batch && (follower = batch_follower(batch, i)); i++) {
+		take_in(&t, follower, NULL);
+		client_unref(follower);
+	}
+	r = end_transaction(&t, write_taken(&t));
+	txn_done(&t);
+	return r;
+}
+
+int indexer_flush(struct pager *p, struct client *c, struct batch *batch)
+{
+	int r;
+
+	for (int i = 0; i < FLUSH_TRIES; i++) {
+		r = flush_once(p, c, batch);
+		if (r != -EAGAIN)
+			break;
+		rest(CALM_WAIT_NS);
+	}
 	return r;
 }
 
@@ -209,6 +353,8 @@ static void bury(struct worker *w, struct leaf *dead, bool committed)
 	}
 }
 
+/* ---- all ---- */
+
 /* Most forked children exec or end at once; a row for each block of theirs would cost more than
  * the fork did. Nothing of such a child is in a row, so nothing that others let go of is
  * either.
@@ -225,50 +371,137 @@ static bool has_dirty(struct pager *p, struct client *c)
 		return false;
 	gate_lock(c);
 	space_keep_room(&c->space);
-	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0;
+	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0 ||
+		     (c->journal && journal_end(c->journal) - journal_begin(c->journal) >
+					    JOURNAL_LONG);
 	gate_unlock(p, c);
 	return dirty;
 }
 
-/* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
- * something to write (an mremap carried it, a fork shared it). */
-int indexer_flush_all(struct pager *p, const uint64_t *forget, size_t forget_count)
+/* Left out of the next try: it, and whose child it is. */
+static void leave_out(struct txn *t)
 {
-	struct worker *w = p->worker;
+	struct client *c = t->written < t->count ? t->taken[t->written].client : NULL;
+
+	while (c) {
+		struct client *by = NULL;
+		c->left_out = true;
+		for (size_t i = 0; i < t->count; i++)
+			if (t->taken[i].client == c)
+				by = t->taken[i].by;
+		c = by;
+	}
+}
+
+static int take_dirty(struct txn *t, bool *ret_any_left_out)
+{
 	struct client **client;
-	size_t count, dirty = 0;
-	int r = worker_clients(w, &client, &count);
+	size_t count;
+	int r = worker_clients(t->p->worker, &client, &count);
 
 	if (r < 0)
 		return r;
+	for (size_t i = 0; i < count; i++) {
+		if (client[i]->left_out)
+			*ret_any_left_out = true;
+		else if (has_dirty(t->p, client[i]))
+			take_in(t, client[i], NULL);
+		client_unref(client[i]);
+	}
+	free(client);
+	return 0;
+}
+
+static bool any_rows(struct client **forget, size_t forget_count)
+{
+	for (size_t i = 0; i < forget_count; i++)
+		if (atomic_load(&forget[i]->indexed))
+			return true;
+	return false;
+}
+
+static int drop_clients(struct txn *t, struct client **forget, size_t forget_count)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < forget_count && r == 0; i++)
+		if (!forget[i]->left_out && atomic_load(&forget[i]->indexed))
+			r = store_index_client_drop(t->p->worker->store, forget[i]->id);
+	return r;
+}
+
+/* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
+ * something to write (an mremap carried it, a fork shared it). So where one is left out, the
+ * dead wait. */
+static int flush_all_once(struct pager *p, struct client **forget, size_t forget_count)
+{
+	struct worker *w = p->worker;
+	struct txn t = {.p = p};
+	bool any_left_out = false;
+
 	/* First, so that what made them die is among what is written now. */
 	struct leaf *dead = graveyard_take(&w->graveyard);
-	for (size_t i = 0; i < count; i++) {
-		if (has_dirty(p, client[i])) {
-			struct client *c = client[i];
-			client[i] = client[dirty];
-			client[dirty++] = c;
-		}
-	}
+	int r = take_dirty(&t, &any_left_out);
+	for (size_t i = 0; i < forget_count && r == 0; i++)
+		if (!forget[i]->left_out)
+			r = take_children(&t, forget[i]);
 	/* What a transaction let go of is free only after the next one (store.h). Without one,
 	 * a store that was full of it would stay full. */
-	if (dirty > 0 || dead || forget_count > 0 || store_has_dead(w->store)) {
+	if (r == 0 && (t.count > 0 || dead || any_rows(forget, forget_count) ||
+			      store_has_dead(w->store))) {
 		r = store_txn_begin(w->store);
 		bool begun = r == 0;
-		for (size_t i = 0; i < dirty && r == 0; i++)
-			r = write_client(p, client[i], NULL);
 		if (r == 0)
+			r = write_taken(&t);
+		if (r == -EAGAIN)
+			leave_out(&t);
+		if (r == 0 && !any_left_out)
 			r = drop_rows(w, dead);
-		for (size_t i = 0; i < forget_count && r == 0; i++)
-			r = store_index_client_drop(w->store, forget[i]);
+		if (r == 0)
+			r = drop_clients(&t, forget, forget_count);
 		if (begun)
-			r = end_transaction(w, r);
-		for (size_t i = 0; i < dirty; i++)
-			finish_client(p, client[i], r == 0);
-		bury(w, dead, r == 0);
+			r = end_transaction(&t, r);
 	}
-	for (size_t i = 0; i < count; i++)
+	bury(w, dead, r == 0 && !any_left_out);
+	txn_done(&t);
+	return r;
+}
+
+static void leave_none_out(struct worker *w, struct client **forget, size_t forget_count)
+{
+	struct client **client;
+	size_t count;
+
+	while (worker_clients(w, &client, &count) < 0)
+		rest(CALM_WAIT_NS);
+	for (size_t i = 0; i < count; i++) {
+		client[i]->left_out = false;
 		client_unref(client[i]);
+	}
 	free(client);
+	for (size_t i = 0; i < forget_count; i++)
+		forget[i]->left_out = false;
+}
+
+int indexer_flush_all(
+	struct pager *p, struct client **forget, size_t forget_count, size_t *ret_forgotten)
+{
+	size_t n = 0;
+	int r;
+
+	/* Each time one more is left out. */
+	do {
+		r = flush_all_once(p, forget, forget_count);
+	} while (r == -EAGAIN);
+	for (size_t i = 0; i < forget_count && r == 0; i++) {
+		struct client *c = forget[i];
+		if (c->left_out)
+			continue;
+		forget[i] = forget[n];
+		forget[n++] = c;
+	}
+	leave_none_out(p->worker, forget, forget_count);
+	if (r == 0)
+		*ret_forgotten = n;
 	return r;
 }

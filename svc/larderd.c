@@ -1,10 +1,12 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
 #include "kernel.h"
+#include "keeper.h"
 #include "log.h"
 #include "policy.h"
 #include "points.h"
 #include "probe.h"
+#include "runtime.h"
 #include "self.h"
 #include "settings.h"
 #include "worker.h"
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define DEFAULT_RUNTIME_DIR "/run/larder"
@@ -150,9 +153,59 @@ static int open_device(void)
 	return fd;
 }
 
+static int work(void *arg, bool again)
+{
+	struct worker_options o = *(const struct worker_options *)arg;
+
+	o.again = again;
+	self_lock_memory();
+	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* The directory, its tmpfs and the sockets are the keeper's, and outlive workers. */
+static int open_runtime(struct runtime *rt, struct worker_options *o)
+{
+	struct config *c;
+	char message[512];
+	int r = settings_load(o->config_path, &c, message, sizeof(message));
+
+	if (r < 0) {
+		log_error("%s", message);
+		return r;
+	}
+	r = runtime_open(rt, o->runtime_dir, settings_store_limit(c));
+	config_free(c);
+	/* Anybody may knock: who may attach or ask is decided by who knocks. */
+	if (r == 0)
+		r = o->stats_fd =
+			runtime_listen(o->runtime_dir, "stats.sock", SOCK_STREAM, 0666);
+	if (r >= 0)
+		r = o->attach_fd =
+			runtime_listen(o->runtime_dir, "attach.sock", SOCK_SEQPACKET, 0666);
+	return r < 0 ? r : 0;
+}
+
+static int serve(struct worker_options *o)
+{
+	struct runtime rt = {.lock_fd = -1};
+	int code = EXIT_FAILURE;
+
+	o->runtime = &rt;
+	o->state = state_new();
+	if (!o->state)
+		log_error("the table of clients: %s", strerror(errno));
+	else if (open_runtime(&rt, o) == 0)
+		code = keeper_run(o->state, work, o);
+	runtime_close(&rt);
+	return code;
+}
+
 int main(int argc, char **argv)
 {
-	struct worker_options o = {.runtime_dir = DEFAULT_RUNTIME_DIR, .device = -1};
+	struct worker_options o = {.runtime_dir = DEFAULT_RUNTIME_DIR,
+		.device = -1,
+		.attach_fd = -1,
+		.stats_fd = -1};
 	bool dump = false;
 
 	log_setup(LOG_INFO);
@@ -177,5 +230,5 @@ int main(int argc, char **argv)
 		log_error("nothing will be evicted: %s", o.no_eviction);
 	ask_for_short_slices();
 	self_prepare();
-	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return serve(&o);
 }

@@ -1,5 +1,6 @@
 #include "order.h"
 #include "cleanup.h"
+#include "journal.h"
 #include "log.h"
 #include "pagemap.h"
 #include "rawcall.h"
@@ -176,6 +177,7 @@ int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
 	for (unsigned i = first; i < first + count; i++)
 		c->link->slot[i] = (struct link_slot){
 			.addr = addr + (i - first) * PAGE_SIZE, .seq = c->order_seq + 1};
+	journal_add(c->journal, JOURNAL_ORDER, block, first, first + count, 0);
 	post(c, LINK_MOVE, addr, first, count);
 	c->staging_used = true;
 	if (!wait_answer(c, MOVE_TIMEOUT_MS)) {

@@ -1,6 +1,7 @@
 #include "pager.h"
 #include "batch.h"
 #include "birth.h"
+#include "journal.h"
 #include "log.h"
 #include "pagemap.h"
 #include "points.h"
@@ -379,16 +380,32 @@ static ssize_t read_forked(struct pager *p, struct client *c, void *to, size_t s
 	return n;
 }
 
+/* Of messages that were read into the journal's room, events stay there. */
+static void note_read(struct journal *j, const struct uffd_msg *msg, unsigned count)
+{
+	unsigned events = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		events += msg[i].event != UFFD_EVENT_PAGEFAULT;
+	if (events > 0)
+		journal_keep(j, count);
+	else
+		journal_discard(j, count);
+}
+
 int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 {
-	const size_t size = PAGER_MESSAGES * sizeof(*msg);
-	struct iovec iov = {msg, size};
+	unsigned room = PAGER_MESSAGES;
+	/* Straight into the journal: what the kernel has told is told once. */
+	struct uffd_msg *to = c->journal ? journal_room(c->journal, &room) : msg;
+	const size_t size = room * sizeof(*msg);
+	struct iovec iov = {to, size};
 	ssize_t n;
 
 	/* O_NONBLOCK is a flag of the open file, which an attached client has too: it can't be
 	 * relied on. */
 	if (c->parent)
-		n = read_forked(p, c, msg, size);
+		n = read_forked(p, c, to, size);
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
 	/* A FORK stays queued, and its client waits, until there is room. After a signal what
@@ -398,8 +415,13 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 		trouble_set(p->worker, TROUBLE_FILES, true);
 	if (n < 0)
 		return errno == EAGAIN || c->read_again ? 0 : -errno;
+	unsigned count = (unsigned)((size_t)n / sizeof(*msg));
+	if (c->journal) {
+		memcpy(msg, to, count * sizeof(*msg));
+		note_read(c->journal, msg, count);
+	}
 	point(POINT_read);
-	return (int)((size_t)n / sizeof(*msg));
+	return (int)count;
 }
 
 /* Reads once. Returns the number of messages, 0 when there are none. */
@@ -461,8 +483,10 @@ int pager_drain(struct pager *p, struct client *c)
 		if (r < 0)
 			return r;
 		bool paused = sequence_pause(c), more = r > 0 && ++reads < READS_MAX && !paused;
-		if (c->waiting_count > 0 && !more && !uffd_fence_up(c->uffd))
+		if (c->waiting_count > 0 && !more && !uffd_fence_up(c->uffd)) {
+			journal_add(c->journal, JOURNAL_FLUSH, 0, 0, 0, 0);
 			sequence_flush(c);
+		}
 		/* What is in doubt is settled before anything is answered from it. */
 		r = settle_doubt(c);
 		if (r == -ESRCH)

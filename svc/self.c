@@ -85,7 +85,7 @@ static bool has_capability(int capability)
  * (noswap), and a hole that is punched takes locked ones as well (measured). But a limit on
  * locked memory would be compared with all of the address space, and refuse the mappings that
  * come later: with one, nothing is locked. */
-static void lock_memory(void)
+void self_lock_memory(void)
 {
 	const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
 	const char *then = "the service may be swapped out, and its programs wait then "
@@ -137,5 +137,5 @@ void self_prepare(void)
 	raise_threads();
 	refuse_huge_pages();
 	lower_oom_score();
-	lock_memory();
+	self_lock_memory();
 }

@@ -6,5 +6,7 @@
 /* Before the first thread, and after the probe, which discards memory: what is locked can't be.
  */
 void self_prepare(void);
+/* Its part that a forked process doesn't have from its parent. */
+void self_lock_memory(void);
 
 #endif

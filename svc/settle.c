@@ -1,4 +1,5 @@
 #include "settle.h"
+#include "journal.h"
 #include "log.h"
 #include "points.h"
 #include "uffd.h"
@@ -43,6 +44,37 @@ static void settle_present(struct space *s, uint64_t start, uint64_t end)
 	space_region_add(s, start, end);
 }
 
+void settle_apply(struct client *c, uint64_t start, uint64_t end, bool registered)
+{
+	if (registered)
+		settle_present(&c->space, start, end);
+	else
+		space_drop_range(&c->space, start, end);
+}
+
+void settle_answer(struct client *c, uint64_t start, uint64_t end, bool registered)
+{
+	const struct region *known = space_region_at(&c->space, start);
+
+	/* Most answers are what was known. */
+	if (!registered || !known || known->end < end)
+		journal_add(c->journal, JOURNAL_ANSWER, start, end, 0, registered);
+	settle_apply(c, start, end, registered);
+}
+
+void settle_forget(struct client *c)
+{
+	if (c->space.steps)
+		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
+	space_forget_aside(&c->space);
+}
+
+void settle_gone(struct client *c, uint64_t addr)
+{
+	journal_add(c->journal, JOURNAL_GONE, addr, addr + PAGE_SIZE, 0, 0);
+	space_set_state(&c->space, addr, PAGE_ABSENT);
+}
+
 /* One piece, from addr on. *ret_to: its end. */
 static int settle_piece(
 	struct client *c, int maps, uint64_t addr, uint64_t end, uint64_t *ret_to)
@@ -52,10 +84,7 @@ static int settle_piece(
 
 	if (r < 0)
 		return r;
-	if (r == 1)
-		settle_present(&c->space, addr, to);
-	else
-		space_drop_range(&c->space, addr, to);
+	settle_answer(c, addr, to, r == 1);
 	*ret_to = to;
 	return 0;
 }
@@ -79,7 +108,7 @@ int settle_range(struct client *c, uint64_t start, uint64_t end)
 void settle_calm(struct client *c)
 {
 	if (c->space.steps && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
-		space_forget_aside(&c->space);
+		settle_forget(c);
 }
 
 /* ---- doubt ---- */
@@ -169,7 +198,7 @@ int settle_doubt(struct client *c)
 		close(maps);
 	if (r == 0) {
 		c->settled_to = 0;
-		space_forget_aside(s);
+		settle_forget(c);
 	}
 	return r;
 }

@@ -18,4 +18,16 @@ void settle_calm(struct client *c);
  * doubt. */
 int settle_range(struct client *c, uint64_t start, uint64_t end);
 
+/* What follows from it; settle_answer notes it as well. */
+void settle_apply(struct client *c, uint64_t start, uint64_t end, bool registered);
+/* The kernel's answer, or what was just made so: [start, end) is registered, or nothing of it
+ * is ours. */
+void settle_answer(struct client *c, uint64_t start, uint64_t end, bool registered);
+
+/* The fence was seen down, nothing is in doubt, and what is kept for forks isn't needed. */
+void settle_forget(struct client *c);
+
+/* The same, and nothing is mapped at the page. */
+void settle_gone(struct client *c, uint64_t addr);
+
 #endif

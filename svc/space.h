@@ -195,6 +195,8 @@ struct space {
 	uint64_t out_pages;	       /* HELD or STORED */
 	uint64_t held_pages;	       /* of these, HELD */
 	uint64_t remove_seq;	       /* REMOVE events so far: dates suspicion */
+	bool wary;   /* taken over from a worker that died: what it had read of REMOVEs that
+			are under way isn't on record */
 	bool strays; /* some of them, of threads that may be at it still, of what isn't on
 			record */
 };

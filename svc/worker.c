@@ -14,11 +14,13 @@
 #include "policy.h"
 #include "process.h"
 #include "readers.h"
+#include "recover.h"
 #include "release.h"
 #include "restorer.h"
 #include "runtime.h"
 #include "sequence.h"
 #include "settings.h"
+#include "state.h"
 #include "uffd.h"
 
 #include <errno.h>
@@ -28,6 +30,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -116,6 +119,10 @@ void worker_publish_client(struct worker *w, struct client *c)
 {
 	client_ref(c); /* once in the table, it can be dropped at any moment */
 	worker_table_add(w, c);
+	if (!w->readers) { /* they come when all is taken over (recover.h) */
+		client_unref(c);
+		return;
+	}
 
 	int r = readers_add(w->readers, c);
 	if (r < 0)
@@ -167,7 +174,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	evictor_forget(w->evictor, c->id, atomic_load(&c->indexed));
+	evictor_forget(w->evictor, c);
 	client_unref(c);
 }
 
@@ -369,7 +376,7 @@ static const char *accept_error(int r)
 static void on_attach(struct loop *l)
 {
 	struct attachment *a;
-	if (l->w->attach_fd < 0)
+	if (l->ending)
 		return; /* the event is older than our end */
 	int r = attach_accept(l->w, &a);
 
@@ -417,12 +424,17 @@ static void on_handshake(struct loop *l, uint64_t id)
 /* Nobody is taken over any more, and who asks runs on as without a service. */
 static void admit_nobody(struct loop *l)
 {
+	int fd;
+
 	while (l->handshakes > 0) {
 		attach_free(l->handshake[0].attachment);
 		end_handshake(l, 0);
 	}
-	close(l->w->attach_fd);
-	l->w->attach_fd = -1;
+	/* It is the keeper's, so it stays: but nobody can connect to it any more. */
+	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, l->w->attach_fd, NULL);
+	shutdown(l->w->attach_fd, SHUT_RDWR);
+	while ((fd = accept4(l->w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+		close(fd); /* it had connected, and waits */
 	l->deaf = false;
 }
 
@@ -445,6 +457,7 @@ static void begin_end(struct loop *l)
 		return;
 	}
 	l->ending = true;
+	atomic_store(&l->w->state->ending, 1);
 	admit_nobody(l);
 	evictor_end_evictions(l->w->evictor);
 	restorer_release_all(l->w->restorer);
@@ -513,6 +526,9 @@ static void loop_run(struct worker *w)
 	struct loop l = {.w = w};
 	struct epoll_event event[EVENTS];
 
+	/* The worker that was told to has died meanwhile. */
+	if (atomic_load(&w->state->ending))
+		begin_end(&l);
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
 		for (int i = 0; i < n; i++)
@@ -564,16 +580,17 @@ static void synchronize(void *arg)
 	qsbr_synchronize(&w->qsbr);
 }
 
-static int open_store(struct worker *w, const struct runtime *rt)
+static int open_store(struct worker *w, const struct runtime *rt, bool again)
 {
 	struct store_options o = {.dir = rt->store,
 		.memory_limit = settings_store_limit(w->config),
 		.synchronize = synchronize,
 		.arg = w};
-	int r = store_open(&w->store, &o);
+	char why[STORE_WHY] = "";
+	int r = again ? store_reopen(&w->store, &o, why) : store_open(&w->store, &o);
 
 	if (r < 0)
-		log_error("%s: %s", rt->store, runtime_store_problem(r));
+		log_error("%s: %s", rt->store, why[0] ? why : runtime_store_problem(r));
 	if (r < 0)
 		return r;
 	graveyard_init(&w->graveyard, w->store);
@@ -594,21 +611,15 @@ static int start_threads(struct worker *w)
 	return r;
 }
 
-static int open_sockets(struct worker *w)
+/* The sockets themselves are the keeper's: who connects while there is no worker waits. */
+static int open_sockets(struct worker *w, const struct worker_options *o)
 {
-	/* Anybody may knock: who may attach or ask is decided by who knocks. */
-	int stats = runtime_listen(w->runtime_dir, "stats.sock", SOCK_STREAM, 0666);
-	if (stats < 0)
-		return stats;
-	w->attach_fd = runtime_listen(w->runtime_dir, "attach.sock", SOCK_SEQPACKET, 0666);
 	/* Where it can't be had, programs ask. */
 	w->brief.hint = runtime_map(
 		w->runtime_dir, HINT_FILE, HINT_SLOTS * sizeof(*w->brief.hint), 0644);
-	int r = w->attach_fd < 0 ? w->attach_fd
-				 : watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
+	int r = watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
 	if (r == 0)
-		r = http_start(&w->http, w, stats, geteuid());
-	close(stats);
+		r = http_start(&w->http, w, o->stats_fd, geteuid());
 	return r;
 }
 
@@ -637,8 +648,7 @@ static void worker_close(struct worker *w)
 	if (w->brief.hint)
 		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
 			HINT_SLOTS * sizeof(*w->brief.hint));
-	const int fds[] = {w->device, w->attach_fd, w->epoll_fd, w->signal_fd, w->kick_fd,
-		w->timer_fd, w->meminfo_fd};
+	const int fds[] = {w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd, w->meminfo_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -651,12 +661,9 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->config_path = o->config_path;
 	w->no_eviction = o->no_eviction;
 	w->device = o->device;
-	w->attach_fd = w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
-	w->meminfo_fd = pace_open();
-	if (w->meminfo_fd < 0)
-		log_warn("/proc/meminfo: %s: pages go back without a look at how much memory "
-			 "is left",
-			strerror(-w->meminfo_fd));
+	w->attach_fd = o->attach_fd;
+	w->state = o->state;
+	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = w->meminfo_fd = -1;
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
@@ -664,36 +671,59 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	qsbr_init(&w->qsbr);
 }
 
+/* Descriptors of a worker that died, all but clients'. */
+static void close_strangers(const struct worker_options *o)
+{
+	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd};
+
+	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
+}
+
+static void open_meminfo(struct worker *w)
+{
+	int fd = pace_open();
+
+	if (fd < 0)
+		log_warn("/proc/meminfo: %s: pages go back without a look at how much memory "
+			 "is left",
+			strerror(-fd));
+	else
+		w->meminfo_fd = fd;
+}
+
 int worker_run(const struct worker_options *o)
 {
-	struct runtime rt = {.lock_fd = -1};
 	struct worker w;
 	char message[512];
 	int r;
 
 	worker_init(&w, o);
+	if (o->again)
+		close_strangers(o);
+	open_meminfo(&w);
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
 		log_error("%s", message);
-	else
-		r = runtime_open(&rt, o->runtime_dir, settings_store_limit(w.config));
 	if (r == 0)
-		r = open_store(&w, &rt);
+		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)
 		r = open_loop(&w);
+	if (r == 0 && o->again)
+		r = recover_clients(&w);
 	if (r == 0)
 		r = start_threads(&w);
 	if (r == 0)
 		w.baseline_bytes = settings_own_rss();
 	if (r == 0)
-		r = open_sockets(&w);
+		r = open_sockets(&w, o);
 	if (r == 0) {
+		if (o->again)
+			recover_resume(&w);
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
 		notify_ready();
 		loop_run(&w);
 		log_info("larderd: every page is given back");
+		worker_close(&w);
 	}
-	worker_close(&w);
-	runtime_close(&rt);
 	return r;
 }

@@ -30,17 +30,27 @@ struct http;
 struct readers;
 struct restorer;
 
+struct state;
+struct runtime;
+
 struct worker_options {
 	const char *runtime_dir; /* borrowed */
 	const char *config_path; /* borrowed; NULL: as settings_load has it */
 	const char *no_eviction; /* borrowed; why this kernel can't evict, or NULL */
-	int device;		 /* owned from worker_run on: /dev/userfaultfd */
+	/* Borrowed from the keeper, for the worker's life. */
+	int device; /* /dev/userfaultfd */
+	int attach_fd, stats_fd;
+	const struct runtime *runtime;
+	struct state *state;
+	bool again; /* another worker was here before, and died */
 };
 
 struct worker {
 	const char *runtime_dir, *config_path, *no_eviction;
-	int device, attach_fd, epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
-	int meminfo_fd;						       /* owned; -1: unknown */
+	int device, attach_fd;			    /* borrowed */
+	int epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
+	int meminfo_fd;				    /* owned; -1: unknown */
+	struct state *state;			    /* borrowed; records: under the lock */
 	uint64_t started_ms;
 	uint64_t baseline_bytes;
 
@@ -81,7 +91,8 @@ struct worker {
 uint64_t worker_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t worker_now_ms(void);
 
-/* Serves until SIGTERM or SIGINT; then goes on until every page is given back. */
+/* Serves until SIGTERM or SIGINT; then goes on until every page is given back. After an error
+ * everything is left as it is: the process ends, and clients wait for another. */
 int worker_run(const struct worker_options *o);
 
 /* The main thread looks for clients that are gone. Any thread. */
@@ -93,6 +104,9 @@ void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
  */
 struct client *worker_new_client(struct worker *w, int uffd);
 void worker_publish_client(struct worker *w, struct client *c);
+/* It is found by another worker, should this one die, with what it has by now. Again when an
+ * agent has brought more. */
+void worker_record_client(struct worker *w, struct client *c);
 /* Its agent and its process, as far as it has them. */
 void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */

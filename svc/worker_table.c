@@ -1,4 +1,7 @@
 /* The table of clients: all of it under worker.lock, which is held for moments only. */
+#include "journal.h"
+#include "log.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -13,6 +16,37 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	uint64_t id = ++w->next_client_id;
 	pthread_mutex_unlock(&w->lock);
 	return client_new(w, id, uffd);
+}
+
+void worker_record_client(struct worker *w, struct client *c)
+{
+	struct state_record r = {.parent = c->parent,
+		.pid = c->pid,
+		.agent_pid = c->agent_pid,
+		.uid = c->uid,
+		.journal = c->journal ? journal_fd(c->journal) : -1,
+		.staging = c->staging,
+		.bell = c->bell,
+		.born_ms = c->born_ms,
+		.min_age_ms = c->min_age_ms};
+
+	atomic_init(&r.id, c->id);
+	atomic_init(&r.joined, c->link != NULL);
+	memcpy(r.exe, c->exe, sizeof(r.exe));
+	memcpy(r.policy, c->policy, sizeof(r.policy));
+#define X(name) r.name = c->name;
+	STATE_FDS(X)
+#undef X
+	pthread_mutex_lock(&w->lock);
+	if (c->record)
+		state_join(c->record, &r);
+	else
+		c->record = state_add(w->state, &r);
+	pthread_mutex_unlock(&w->lock);
+	if (!c->record)
+		log_warn("client %llu (%s): there are too many; should the service crash, it "
+			 "is lost",
+			(unsigned long long)c->id, c->exe);
 }
 
 /* Under the lock. */

@@ -41,8 +41,16 @@ index 'SELECT address, pages FROM pages_by_block LIMIT 1' | grep -Eq '^0x[0-9a-f
 
 # Somebody writes to it while a program ends, whose rows should go: said once, and not in a loop.
 first=$client_pid
-client_start sleep 1000
+client_start /usr/bin/python3 -c '
+import signal
+keep = b"".join(b"%08d" % i for i in range(1 << 20))
+print("another", flush=True)
+signal.pause()'
 client_wait
+wait_for grep -q another "$work/client.out" || fail 'the other python3 is not ready'
+evict_fully
+has_rows() { ! empty; }
+wait_for has_rows || fail 'no row of the other python3'
 said() { grep -F "$LARDER_RUNTIME_DIR/store/index.db: $1" "$work/larderd.log"; }
 mkfifo "$work/go"
 python3 -c '

@@ -4,8 +4,9 @@
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-field() { awk -v key="$1:" '$1 == key { print $2 }' "/proc/$service/status"; }
-files() { awk '/^Max open files/ { print $4 }' "/proc/$service/limits"; }
+# Of the process that does the work.
+field() { awk -v key="$1:" '$1 == key { print $2 }' "/proc/$(json .service.pid)/status"; }
+files() { awk '/^Max open files/ { print $4 }' "/proc/$(json .service.pid)/limits"; }
 logged() { grep -q "$1" "$work/larderd.log"; }
 warns() { # NAME...: of larder doctor, about the service itself
 	local got

@@ -95,6 +95,13 @@ wait_for logged 'ending already' || fail 'a second SIGTERM is not answered'
 wait_for logged 'left; waiting for room' || fail 'the log does not say how far it is'
 ! gone "$service" || fail 'it ended without having given all back'
 
+# Who takes over from a worker that dies knows what it was at.
+worker=$(json .service.pid)
+kill -9 "$worker"
+taken_over() { [ "$(json .service.pid)" -ne "$worker" ] && [ "$(json .service.stopping)" -eq 1 ]; }
+wait_for taken_over || fail 'after a crash it is not ending any more'
+! gone "$service" || fail 'it ended with its worker'
+
 # Some of it fits.
 memory_is 90
 less() { [ "$(json .service.pages_restored)" -gt "$before" ]; }

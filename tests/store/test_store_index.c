@@ -62,7 +62,7 @@ static void views_say_who_has_what(void **state)
 static void schema_documents_itself(void **state)
 {
 	static const char *const objects[] = {
-		"client", "leaf", "block", "clients", "pages_by_block"};
+		"client", "leaf", "block", "meta", "clients", "pages_by_block"};
 	struct world w;
 	char query[128];
 
@@ -75,7 +75,7 @@ static void schema_documents_itself(void **state)
 		assert_non_null(strstr(sql_text(db, query), "\n  -- "));
 	}
 	assert_int_equal(sql_number(db, "PRAGMA application_id"), 0x4c726472);
-	assert_int_equal(sql_number(db, "PRAGMA user_version"), 1);
+	assert_int_equal(sql_number(db, "PRAGMA user_version"), 2);
 	assert_string_equal(sql_text(db, "PRAGMA journal_mode"), "wal");
 	assert_int_equal(sql_number(db, "PRAGMA page_size"), 8192);
 	assert_int_equal(sql_number(db, "PRAGMA auto_vacuum"), 2);

@@ -133,7 +133,7 @@ static void a_newer_version_is_refused(void **state)
 
 	(void)state;
 	place_make(&p);
-	make_database(&p, "PRAGMA application_id = 0x4c726472; PRAGMA user_version = 2");
+	make_database(&p, "PRAGMA application_id = 0x4c726472; PRAGMA user_version = 3");
 	assert_refused(&p, -EPROTONOSUPPORT);
 	place_done(&p);
 }

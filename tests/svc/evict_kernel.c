@@ -102,7 +102,7 @@ int adopt_block(struct client *c, uint64_t number)
 	return 0;
 }
 
-int indexer_flush(struct pager *p, struct client *c, const struct batch *b)
+int indexer_flush(struct pager *p, struct client *c, struct batch *b)
 {
 	(void)p, (void)c, (void)b;
 	return 0;

@@ -162,7 +162,7 @@ void store_unref(struct store *s, blob_t b)
 	(void)s, (void)b;
 }
 
-int indexer_flush(struct pager *p, struct client *c, const struct batch *batch)
+int indexer_flush(struct pager *p, struct client *c, struct batch *batch)
 {
 	(void)p, (void)c, (void)batch;
 	return 0;

@@ -6,6 +6,7 @@
 #include "birth.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "recover.h"
 #include "points.h"
 #include "restorer.h"
 #include "worker.h"
@@ -130,6 +131,16 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	client_begin(&forked, uffd);
 	forked.parent = 1;
 	return &forked;
+}
+
+void worker_record_client(struct worker *w, struct client *c)
+{
+	(void)w, (void)c;
+}
+
+void recover_fork(struct client *parent, int ufd, struct birth_fork *ret)
+{
+	(void)parent, (void)ufd, (void)ret;
 }
 
 void worker_publish_client(struct worker *w, struct client *c)

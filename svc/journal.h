@@ -1,0 +1,94 @@
+/* What was told about a client, and what was found out about it, since its rows in the index
+ * were written last: with both, another worker knows what this one knew (DESIGN rule 10).
+ *
+ * A ring of entries of the kernel's own form (struct uffd_msg, 32 bytes) in a memfd that
+ * outlives the worker, for the keeper shares its descriptors:
+ *
+ *   offset 0      4096                              2^n * 32        2^(n+1) * 32
+ *          [ head ][ (rings that became too small)  ][ 2^n entries   ]
+ *
+ *   entries   ... zeros [ begin ............ end )[ room: zeros ] ...
+ *                         ^ the rows say all before
+ *
+ * read(2) of the userfaultfd writes into the room, so there is no moment between the kernel's
+ * letting go of an event and its being here. What no event tells is added by us as an entry
+ * with an event number of ours. An entry counts from the moment when its first byte, the event,
+ * isn't 0; the kernel writes an entry whole before a process that is killed can die.
+ *
+ * Invariants:
+ *  1. entries of [begin, end) have an event; all others of the ring are zeros, but for those of
+ *     a trim that was cut short, which lie before begin.
+ *  2. there is always room for at least one entry more.
+ *
+ * A journal is protected by its client's gate. */
+#ifndef LARDER_JOURNAL_H
+#define LARDER_JOURNAL_H
+
+#include "uffd.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* arg.reserved.reserved1 to 3 of an entry of ours are its a, b and c, reserved3 its n. */
+enum journal_event {
+	/* [a, b): n = 1: registered with the client's userfaultfd; 0: it wasn't, and nothing of
+	 * it is ours. The kernel's answer, or our own doing. */
+	JOURNAL_ANSWER = 0x80,
+	/* [a, b) is about to be unregistered: unless an answer follows, it is to be asked for.
+	 */
+	JOURNAL_ASK,
+	/* The fence was seen down, nothing was in doubt: what was aside is forgotten. */
+	JOURNAL_CALM,
+	/* The fence was seen down: events that were out of order are applied. */
+	JOURNAL_FLUSH,
+	/* A FORK with the descriptor a was applied, and made the client b; n = 1: its parent
+	 * had one thread. In the order in which FORKs are applied. */
+	JOURNAL_CHILD,
+	/* At that fork [a, b) had grown in place. */
+	JOURNAL_GROWN,
+	/* The kernel was asked about a forked child at its birth: a is registered in it (n =
+	 * 1), or not (0). */
+	JOURNAL_MIDWIFE,
+	/* With these answers, and a of its parent's steps, it was born. */
+	JOURNAL_BORN,
+	/* Some page of the client can't be told, or can't be restored: it is failed. */
+	JOURNAL_FAILED,
+	/* The fence was seen down and nothing is mapped at [a, b): its pages are gone. */
+	JOURNAL_GONE,
+	/* A MOVE of a's block, pages [b, c), is about to be posted. */
+	JOURNAL_ORDER,
+};
+
+struct journal;
+
+/* 0, -ENOMEM, -EMFILE, ... */
+int journal_new(struct journal **ret);
+/* Of a worker that is gone. Takes fd, on success. -EBADMSG: it is none. */
+int journal_adopt(struct journal **ret, int fd);
+void journal_free(struct journal *j); /* closes it; NULL is fine */
+int journal_fd(const struct journal *j);
+
+/* Room for *count entries (in: as many as are wanted, 1 or more; out: as many as lie in one
+ * piece): zeros, to be read into. Waits for memory. */
+struct uffd_msg *journal_room(struct journal *j, unsigned *count);
+/* So many entries were read into the room. */
+void journal_keep(struct journal *j, unsigned count);
+/* The same, and nobody needs them. */
+void journal_discard(struct journal *j, unsigned count);
+
+/* Nothing where j is NULL. */
+void journal_add(struct journal *j, enum journal_event event, uint64_t a, uint64_t b,
+	uint64_t c, uint32_t n);
+
+/* Positions never come again. */
+uint64_t journal_begin(const struct journal *j);
+uint64_t journal_end(const struct journal *j);
+/* The entry at a position in [begin, end). */
+const struct uffd_msg *journal_at(const struct journal *j, uint64_t position);
+/* The rows say all before position. */
+void journal_trim(struct journal *j, uint64_t position);
+/* It became too long, and what it said before begin is lost: until the next trim nothing can be
+ * told from it. */
+bool journal_lost(const struct journal *j);
+
+#endif

@@ -1,0 +1,16 @@
+/* The keeper: the worker's parent. It shares its table of descriptors and does nothing else, so
+ * that when a worker dies no descriptor is closed: not a client's userfaultfd, nor that of a
+ * child whose FORK was read a moment before. It then starts another, which finds them by their
+ * numbers (state.h, recover.h). */
+#ifndef LARDER_KEEPER_H
+#define LARDER_KEEPER_H
+
+#include "state.h"
+
+/* work(arg, again) is what a worker runs, in a process of its own; it returns the exit code.
+ * again: one before it has died. Returns when a worker ended by itself, with its code; but
+ * while the state has clients, a worker that fails is followed by another. SIGTERM, SIGINT and
+ * SIGHUP are passed on. */
+int keeper_run(const struct state *state, int (*work)(void *arg, bool again), void *arg);
+
+#endif

@@ -1,0 +1,749 @@
+#include "recover.h"
+#include "batch.h"
+#include "birth.h"
+#include "journal.h"
+#include "log.h"
+#include "order.h"
+#include "pagemap.h"
+#include "pager.h"
+#include "process.h"
+#include "readers.h"
+#include "restorer.h"
+#include "row.h"
+#include "sequence.h"
+#include "settle.h"
+#include "space_internal.h"
+#include "state.h"
+#include "uffd.h"
+#include "worker.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct found_leaf {
+	uint64_t id;
+	struct leaf *leaf; /* owned until a block has it */
+	bool used;
+};
+
+struct recovery {
+	struct worker *worker;
+	char why[STORE_WHY];
+	struct client **client; /* borrowed from the table; by id */
+	bool *has_origin;	/* owned; by the same: its FORK was found */
+	size_t count;
+	struct found_leaf *leaf; /* owned; by id */
+	size_t leaf_count, leaf_room;
+	uint64_t *stranger; /* owned; clients in the index that nobody knows */
+	size_t stranger_count, stranger_room;
+	struct client *loading; /* whose blocks are read */
+};
+
+/* One client's journal, read again. */
+struct replay {
+	struct recovery *all;
+	struct client *client;
+	uint64_t child_at;	     /* where to look for the next JOURNAL_CHILD */
+	struct region ask;	     /* was about to be unregistered */
+	struct birth_answer *answer; /* owned */
+	size_t answer_count, answer_room;
+	uint8_t staging[LINK_SLOTS]; /* enum page_presence */
+};
+
+/* ---- descriptors ---- */
+
+static bool waits_in(const struct state_record *r, int fd)
+{
+	struct journal *j;
+	bool waits = false;
+
+	/* A descriptor of our own, which goes with it. */
+	int own = dup(r->journal);
+	if (own < 0 || journal_adopt(&j, own) < 0) {
+		if (own >= 0)
+			close(own);
+		return false;
+	}
+	for (uint64_t at = journal_begin(j); at < journal_end(j) && !waits; at++) {
+		const struct uffd_msg *m = journal_at(j, at);
+		waits = m->event == UFFD_EVENT_FORK && (int)m->arg.fork.ufd == fd;
+	}
+	journal_free(j);
+	return waits;
+}
+
+/* One that was applied has a record, or is gone, and its number another file's: then it is none
+ * of ours any more, and at worst kept open. */
+static bool is_wanted(const struct state *s, const int *keep, unsigned count, int fd)
+{
+	if (fd <= STDERR_FILENO || state_has_fd(s, fd))
+		return true;
+	for (unsigned i = 0; i < count; i++)
+		if (keep[i] == fd)
+			return true;
+	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
+		if (atomic_load(&s->record[i].id) != 0 && waits_in(&s->record[i], fd) &&
+			uffd_is_one(fd))
+			return true;
+	return false;
+}
+
+void recover_close_strangers(const struct state *s, const int *keep, unsigned keep_count)
+{
+	DIR *dir = opendir("/proc/self/fd");
+
+	if (!dir) {
+		log_warn("/proc/self/fd: %s: descriptors stay open", strerror(errno));
+		return;
+	}
+	for (struct dirent *e; (e = readdir(dir));) {
+		int fd = atoi(e->d_name);
+		if (e->d_name[0] != '.' && fd != dirfd(dir) &&
+			!is_wanted(s, keep, keep_count, fd))
+			close(fd);
+	}
+	closedir(dir);
+}
+
+/* ---- clients ---- */
+
+static int by_id(const void *a, const void *b)
+{
+	uint64_t x = (*(struct client *const *)a)->id, y = (*(struct client *const *)b)->id;
+	return x < y ? -1 : x > y;
+}
+
+static struct client *find_client(const struct recovery *r, uint64_t id)
+{
+	for (size_t i = 0; i < r->count; i++)
+		if (r->client[i]->id == id)
+			return r->client[i];
+	return NULL;
+}
+
+static void map_link(struct client *c)
+{
+	void *map =
+		mmap(NULL, sizeof(*c->link), PROT_READ | PROT_WRITE, MAP_SHARED, c->link_fd, 0);
+
+	if (map == MAP_FAILED) {
+		/* Served, and nothing is taken from it. */
+		log_warn("client %d (%s): its link: %s", (int)c->pid, c->exe, strerror(errno));
+		c->agent_pid = 0;
+		return;
+	}
+	c->link = map;
+	c->order_seq = atomic_load(&c->link->head.seq);
+	/* Whatever is there is given back or stored before the next order. */
+	c->staging_used = true;
+}
+
+static void take_journal(struct client *c, int fd)
+{
+	journal_free(c->journal);
+	c->journal = NULL;
+	int r = fd < 0 ? -EBADMSG : journal_adopt(&c->journal, fd);
+	if (r < 0 || journal_lost(c->journal)) {
+		c->failed = true;
+		log_error("client %d (%s): its journal is lost; none of its faults is answered",
+			(int)c->pid, c->exe);
+	}
+}
+
+/* As its record has it. A descriptor that it doesn't have is -1 in a new client. */
+static void take_client(struct worker *w, struct state_record *from)
+{
+	struct client *c = client_new(w, atomic_load(&from->id), from->uffd);
+	bool joined = atomic_load(&from->joined) != 0;
+
+	c->record = from;
+	c->parent = from->parent;
+	c->uid = from->uid;
+	memcpy(c->exe, from->exe, sizeof(c->exe));
+	memcpy(c->policy, from->policy, sizeof(c->policy));
+	c->born_ms = from->born_ms;
+	c->min_age_ms = from->min_age_ms;
+	take_journal(c, from->journal);
+	if (joined) {
+#define X(name) c->name = from->name;
+		STATE_FDS(X)
+#undef X
+		c->pid = from->pid;
+		c->agent_pid = from->agent_pid;
+		c->staging = from->staging;
+		c->bell = from->bell;
+		map_link(c);
+	}
+	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
+				: atomic_load(&from->released) ? CLIENT_RELEASED
+							       : CLIENT_MANAGED);
+	worker_table_add(w, c);
+	if (c->id > w->next_client_id)
+		w->next_client_id = c->id;
+}
+
+static void take_clients(struct recovery *r)
+{
+	struct worker *w = r->worker;
+
+	for (uint32_t i = 0; i < atomic_load(&w->state->top); i++)
+		if (atomic_load(&w->state->record[i].id) != 0)
+			take_client(w, &w->state->record[i]);
+	r->client = space_alloc((w->client_count + 1) * sizeof(struct client *));
+	r->has_origin = space_alloc(w->client_count + 1);
+	memset(r->has_origin, 0, w->client_count + 1);
+	r->count = w->client_count;
+	for (size_t i = 0; i < r->count; i++)
+		r->client[i] = w->client[i];
+	/* Parents before their children: ids grow. */
+	if (r->count > 0)
+		qsort(r->client, r->count, sizeof(struct client *), by_id);
+}
+
+/* ---- rows ---- */
+
+static int on_leaf(void *arg, const struct store_leaf *row)
+{
+	struct recovery *r = arg;
+	struct leaf *leaf = leaf_new(&r->worker->graveyard);
+
+	leaf->id = row->id;
+	leaf->dirty = false;
+	atomic_store(&leaf->refs, 0);
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		if (row->entries[i] == BLOB_NONE)
+			continue;
+		leaf->entry[i] = entry_make(PAGE_STORED, row->entries[i]);
+		leaf->out++;
+	}
+	space_make_room((void **)&r->leaf, r->leaf_count, &r->leaf_room, sizeof(*r->leaf));
+	r->leaf[r->leaf_count++] = (struct found_leaf){.id = row->id, .leaf = leaf};
+	return 0;
+}
+
+static int by_leaf_id(const void *a, const void *b)
+{
+	uint64_t x = ((const struct found_leaf *)a)->id, y = ((const struct found_leaf *)b)->id;
+	return x < y ? -1 : x > y;
+}
+
+static void use_leaf(struct recovery *r, struct found_leaf *f)
+{
+	f->used = true;
+	for (unsigned i = 0; i < BLOCK_PAGES; i++)
+		if (entry_state(f->leaf->entry[i]) == PAGE_STORED)
+			store_ref(r->worker->store, entry_value(f->leaf->entry[i]));
+}
+
+static int on_block(void *arg, uint64_t block, uint64_t leaf)
+{
+	struct recovery *r = arg;
+	const struct found_leaf key = {.id = leaf};
+	struct found_leaf *f = r->leaf_count > 0 ? bsearch(&key, r->leaf, r->leaf_count,
+							   sizeof(key), by_leaf_id)
+						 : NULL;
+
+	if (!f)
+		return -EBADMSG; /* the store has checked that */
+	if (!f->used)
+		use_leaf(r, f);
+	atomic_fetch_add(&f->leaf->refs, 1);
+	space_block_insert(&r->loading->space, block, f->leaf);
+	return 0;
+}
+
+/* What was just read is what the rows say. */
+static void all_clean(struct space *s)
+{
+	for (size_t i = 0; i < s->block_count; i++)
+		s->block[i].listed = s->block[i].remapped = false;
+	s->dirty_count = 0;
+}
+
+static struct batch *batch_of(struct client *owner, uint64_t number)
+{
+	if (owner->batch || !owner->link)
+		return owner->batch;
+	while (!(owner->batch = batch_new(owner, number, NULL)))
+		usleep(1000);
+	return owner->batch;
+}
+
+/* Gate not needed: nobody else is here yet. -1: the space has all the batches that it can. */
+static int tag_for(struct client *c, struct batch *b)
+{
+	int tag = b ? space_held_tag(&c->space, b) : -1;
+
+	if (b && tag < 0) {
+		tag = space_hold(&c->space, b);
+		if (tag >= 0)
+			batch_follow(b, c);
+	}
+	return tag;
+}
+
+static void hold_page(struct client *c, struct batch *b, uint64_t addr, unsigned slot)
+{
+	int tag = tag_for(c, b);
+
+	if (tag < 0) {
+		c->failed = true;
+		log_error(
+			"client %d (%s): page 0x%llx is in staging and can't be told; none of "
+			"its faults is answered",
+			(int)c->pid, c->exe, (unsigned long long)addr);
+		return;
+	}
+	uint64_t number = addr >> BLOCK_SHIFT;
+	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
+	struct leaf *leaf = space_leaf(&c->space, number);
+	if (entry_blob(leaf->entry[page]) != BLOB_NONE)
+		client_unneeded(c, entry_blob(leaf->entry[page]));
+	space_set(&c->space, number, leaf, page,
+		entry_make(PAGE_HELD, (unsigned)tag << HELD_SLOT_BITS | slot));
+	if (!batch_has(b, slot)) {
+		b->moved[slot / 64] |= 1ULL << slot % 64;
+		b->count++;
+	}
+}
+
+static int load_client(struct recovery *r, struct client *c, const struct store_client *row)
+{
+	const struct row_page *page;
+	uint32_t pages;
+
+	int e = row_unpack(c, row->state, row->state_length, &page, &pages);
+	if (e < 0) {
+		snprintf(r->why, sizeof(r->why), "table client, row %llu: its state",
+			(unsigned long long)row->id);
+		return e;
+	}
+	c->row_clock = row->clock;
+	atomic_store(&c->indexed, true);
+	r->loading = c;
+	e = store_each_block(r->worker->store, c->id, on_block, r, r->why);
+	if (e < 0)
+		return e;
+	all_clean(&c->space);
+	for (uint32_t i = 0; i < pages; i++) {
+		struct row_page p;
+		memcpy(&p, &page[i], sizeof(p));
+		struct client *owner = find_client(r, p.owner);
+		if (p.slot < LINK_SLOTS && owner)
+			hold_page(c, batch_of(owner, p.addr >> BLOCK_SHIFT), p.addr,
+				(unsigned)p.slot);
+	}
+	return 0;
+}
+
+struct wanted_rows {
+	struct recovery *r;
+	struct kept_row {
+		struct store_client row;
+		void *state; /* owned */
+	} * kept;
+	size_t count, room;
+};
+
+/* The blocks can't be asked for from inside of this. */
+static int on_client(void *arg, const struct store_client *row)
+{
+	struct wanted_rows *rows = arg;
+	struct recovery *r = rows->r;
+
+	if (!find_client(r, row->id)) {
+		space_make_room((void **)&r->stranger, r->stranger_count, &r->stranger_room,
+			sizeof(*r->stranger));
+		r->stranger[r->stranger_count++] = row->id;
+		return 0;
+	}
+	struct kept_row k = {.row = *row, .state = space_alloc(row->state_length + 1)};
+	memcpy(k.state, row->state, row->state_length);
+	k.row.state = k.state;
+	space_make_room((void **)&rows->kept, rows->count, &rows->room, sizeof(k));
+	rows->kept[rows->count++] = k;
+	return 0;
+}
+
+static int load_rows(struct recovery *r)
+{
+	struct wanted_rows rows = {.r = r};
+	int e = store_each_leaf(r->worker->store, on_leaf, r, r->why);
+
+	if (r->leaf_count > 0)
+		qsort(r->leaf, r->leaf_count, sizeof(*r->leaf), by_leaf_id);
+	if (e == 0)
+		e = store_each_client(r->worker->store, on_client, &rows, r->why);
+	for (size_t i = 0; i < rows.count; i++) {
+		if (e == 0)
+			e = load_client(
+				r, find_client(r, rows.kept[i].row.id), &rows.kept[i].row);
+		free(rows.kept[i].state);
+	}
+	free(rows.kept);
+	return e;
+}
+
+/* Rows that nobody needs. After store_reopen_finish, as store.h wants it. */
+static int drop_strangers(struct recovery *r)
+{
+	struct store *store = r->worker->store;
+	int e = store_txn_begin(store);
+
+	if (e < 0)
+		return e;
+	for (size_t i = 0; i < r->stranger_count && e == 0; i++)
+		e = store_index_client_drop(store, r->stranger[i]);
+	for (size_t i = 0; i < r->leaf_count && e == 0; i++)
+		if (!r->leaf[i].used)
+			e = store_index_leaf_drop(store, r->leaf[i].id);
+	if (e == 0)
+		return store_txn_commit(store);
+	store_txn_abort(store);
+	return e;
+}
+
+static void forget_rows(struct recovery *r)
+{
+	for (size_t i = 0; i < r->leaf_count; i++)
+		if (!r->leaf[i].used)
+			leaf_free(&r->worker->graveyard, r->leaf[i].leaf);
+	free(r->leaf);
+	free(r->stranger);
+}
+
+/* ---- replay ---- */
+
+/* Was this child made by a FORK that an entry tells of? */
+static bool is_told_of(const struct journal *j, uint64_t id)
+{
+	for (uint64_t at = journal_begin(j); at < journal_end(j); at++)
+		if (journal_at(j, at)->event == JOURNAL_CHILD &&
+			journal_at(j, at)->arg.reserved.reserved2 == id)
+			return true;
+	return false;
+}
+
+/* Recorded, but the worker died before it wrote so. */
+static struct client *find_untold(const struct replay *p, int ufd)
+{
+	for (size_t i = 0; i < p->all->count; i++) {
+		struct client *c = p->all->client[i];
+		if (c->parent == p->client->id && c->uffd == ufd && !atomic_load(&c->indexed) &&
+			!is_told_of(p->client->journal, c->id))
+			return c;
+	}
+	return NULL;
+}
+
+static void read_child(struct replay *p, uint64_t at, struct birth_fork *f)
+{
+	const struct journal *j = p->client->journal;
+	const struct uffd_msg *m = journal_at(j, at);
+
+	f->child = find_client(p->all, m->arg.reserved.reserved2);
+	f->alone = m->reserved3 != 0;
+	for (at++; at < journal_end(j) && f->grown_count < BIRTH_GROWN_MAX; at++) {
+		m = journal_at(j, at);
+		if (m->event != JOURNAL_GROWN)
+			break;
+		f->grown[f->grown_count++] =
+			(struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
+	}
+	/* Its rows are newer than its birth. */
+	if (f->child && atomic_load(&f->child->indexed))
+		f->child = NULL;
+}
+
+/* What the next FORK that is applied had made. */
+static bool next_child(struct replay *p, int ufd, struct birth_fork *f)
+{
+	const struct journal *j = p->client->journal;
+
+	for (; p->child_at < journal_end(j); p->child_at++) {
+		const struct uffd_msg *m = journal_at(j, p->child_at);
+		if (m->event != JOURNAL_CHILD)
+			continue;
+		if ((int)m->arg.reserved.reserved1 == ufd)
+			read_child(p, p->child_at++, f);
+		return true;
+	}
+	return false;
+}
+
+static void find_fork(struct replay *p, int ufd, struct birth_fork *ret)
+{
+	ret->told = next_child(p, ufd, ret);
+	if (!ret->told)
+		ret->child = find_untold(p, ufd);
+	for (size_t i = 0; ret->child && i < p->all->count; i++)
+		if (p->all->client[i] == ret->child)
+			p->all->has_origin[i] = true;
+}
+
+void recover_fork(struct client *parent, int ufd, struct birth_fork *ret)
+{
+	find_fork(parent->replay, ufd, ret);
+}
+
+static void next_passed_on(void *arg, int ufd, struct birth_fork *ret)
+{
+	find_fork(arg, ufd, ret);
+}
+
+static void replay_order(struct replay *p, const struct uffd_msg *m)
+{
+	struct client *c = p->client;
+	uint64_t block = m->arg.reserved.reserved1;
+
+	for (uint64_t i = m->arg.reserved.reserved2; i < m->arg.reserved.reserved3; i++)
+		if (i < LINK_SLOTS && p->staging[i] != PAGE_NONE)
+			hold_page(c, batch_of(c, block), (block << BLOCK_SHIFT) + i * PAGE_SIZE,
+				(unsigned)i);
+}
+
+static void replay_answer(struct replay *p, const struct uffd_msg *m)
+{
+	uint64_t start = m->arg.reserved.reserved1, end = m->arg.reserved.reserved2;
+
+	settle_apply(p->client, start, end, m->reserved3 != 0);
+	if (p->ask.start == start && p->ask.end == end)
+		p->ask = (struct region){0, 0};
+}
+
+static void replay_born(struct replay *p, const struct uffd_msg *m)
+{
+	struct client *c = p->client;
+
+	if (c->birth && birth_born_again(
+				c, m->arg.reserved.reserved1, p->answer, p->answer_count) < 0) {
+		log_error("client %llu (%s): its birth can't be told again; none of its faults "
+			  "is answered",
+			(unsigned long long)c->id, c->exe);
+		birth_failed_again(c);
+	}
+	p->answer_count = 0;
+}
+
+static void note_answer(struct replay *p, const struct uffd_msg *m)
+{
+	space_make_room(
+		(void **)&p->answer, p->answer_count, &p->answer_room, sizeof(*p->answer));
+	p->answer[p->answer_count++] =
+		(struct birth_answer){m->arg.reserved.reserved1, m->reserved3 != 0};
+}
+
+static void replay_own(struct replay *p, const struct uffd_msg *m)
+{
+	struct client *c = p->client;
+
+	switch ((enum journal_event)m->event) {
+	case JOURNAL_ANSWER:
+		replay_answer(p, m);
+		break;
+	case JOURNAL_ASK:
+		p->ask = (struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
+		break;
+	case JOURNAL_CALM:
+		space_forget_aside(&c->space);
+		break;
+	case JOURNAL_FLUSH:
+		sequence_flush(c);
+		break;
+	case JOURNAL_CHILD: /* found by the FORK before it */
+	case JOURNAL_GROWN:
+		break;
+	case JOURNAL_MIDWIFE:
+		note_answer(p, m);
+		break;
+	case JOURNAL_BORN:
+		replay_born(p, m);
+		break;
+	case JOURNAL_FAILED:
+		birth_failed_again(c);
+		break;
+	case JOURNAL_GONE:
+		space_set_state(&c->space, m->arg.reserved.reserved1, PAGE_ABSENT);
+		break;
+	case JOURNAL_ORDER:
+		replay_order(p, m);
+		break;
+	}
+}
+
+static void replay_one(struct replay *p, const struct uffd_msg *m)
+{
+	if (m->event >= JOURNAL_ANSWER)
+		replay_own(p, m);
+	else if (p->client->birth)
+		birth_keep_early(p->client, m);
+	else if (m->event != UFFD_EVENT_PAGEFAULT) /* woken, it comes again */
+		sequence_add(p->client, m);
+}
+
+static void replay_journal(struct recovery *r, struct client *c)
+{
+	struct replay p = {.all = r, .client = c};
+	uint64_t at = journal_begin(c->journal), end = journal_end(c->journal);
+
+	if (at < c->row_clock)
+		at = c->row_clock;
+	if (c->link)
+		/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
+		order_close(c);
+	if (c->link && pagemap_read(c->pagemap, c->staging, LINK_SLOTS, p.staging) < 0)
+		memset(p.staging, 0, sizeof(p.staging));
+	p.child_at = at;
+	c->replay = &p;
+	for (; at < end; at++) {
+		const struct uffd_msg m = *journal_at(c->journal, at);
+		replay_one(&p, &m);
+	}
+	c->replay = NULL;
+	if (c->birth && p.child_at < end && !uffd_alive(c->uffd))
+		birth_pass_on_again(c, next_passed_on, &p);
+	if (p.ask.end > 0)
+		c->space.doubt.lost = true;
+	free(p.answer);
+}
+
+static void replay_all(struct recovery *r)
+{
+	for (size_t i = 0; i < r->count; i++) {
+		struct client *c = r->client[i];
+		if (c->failed || !c->journal)
+			continue;
+		/* A child without rows whose FORK no journal has. */
+		if (c->parent != 0 && !atomic_load(&c->indexed) && !r->has_origin[i]) {
+			c->failed = true;
+			log_error(
+				"client %llu (%s): nothing tells what it was forked with; none "
+				"of its faults is answered",
+				(unsigned long long)c->id, c->exe);
+			continue;
+		}
+		replay_journal(r, c);
+	}
+}
+
+/* ---- what the kernel says ---- */
+
+/* The bytes of what is in staging, whether the agent came to copy them or not. */
+static void refill_link(struct client *c)
+{
+	for (unsigned i = 0; i < LINK_SLOTS; i++) {
+		if (!c->batch || !batch_has(c->batch, i))
+			continue;
+		ssize_t n = pread(c->mem, c->link->data[i], PAGE_SIZE,
+			(off_t)(c->staging + i * PAGE_SIZE));
+		if (n == (ssize_t)PAGE_SIZE || !pagemap_alive(c->pagemap))
+			continue;
+		c->failed = true;
+		log_error("client %d (%s): pages in staging can't be read; no fault of this "
+			  "client is answered any more",
+			(int)c->pid, c->exe);
+		return;
+	}
+}
+
+/* What the client has, wins. */
+static void see_presence(struct client *c)
+{
+	struct space *s = &c->space;
+	uint8_t here[BLOCK_PAGES];
+
+	for (size_t i = 0; i < s->block_count; i++) {
+		uint64_t base = s->block[i].number << BLOCK_SHIFT;
+		if (s->block[i].leaf->out == 0)
+			continue;
+		if (pagemap_read(c->pagemap, base, BLOCK_PAGES, here) < 0)
+			return;
+		for (unsigned page = 0; page < BLOCK_PAGES; page++)
+			if (here[page] == PAGE_HERE && entry_out(s->block[i].leaf->entry[page]))
+				space_set_state(s, base + page * PAGE_SIZE, PAGE_RESIDENT);
+	}
+}
+
+static void compare(struct client *c)
+{
+	if (c->link && c->batch)
+		refill_link(c);
+	/* No REMOVE that was read before tells of itself any more (rule 4). */
+	c->space.wary = true;
+	if (c->birth || c->pagemap < 0)
+		return;
+	see_presence(c);
+}
+
+int recover_clients(struct worker *w)
+{
+	struct recovery r = {.worker = w};
+	uint64_t last_client, last_leaf, began = worker_now_ms(), out = 0;
+
+	store_last_ids(w->store, &last_client, &last_leaf);
+	w->next_client_id = last_client;
+	atomic_store(&w->graveyard.next_id, last_leaf + 1);
+	take_clients(&r);
+	int e = load_rows(&r);
+	if (e == 0) {
+		replay_all(&r);
+		for (size_t i = 0; i < r.count; i++)
+			compare(r.client[i]);
+		store_reopen_finish(w->store);
+		e = drop_strangers(&r);
+	}
+	for (size_t i = 0; i < r.count; i++)
+		out += r.client[i]->space.out_pages;
+	if (e < 0)
+		log_error("%s/store/index.db: %s: %s; clients wait, nothing is served",
+			w->runtime_dir, r.why, strerror(-e));
+	else
+		log_info("took over %zu clients with %llu MiB evicted in %llu ms", r.count,
+			(unsigned long long)(out * PAGE_SIZE >> 20),
+			(unsigned long long)(worker_now_ms() - began));
+	forget_rows(&r);
+	free(r.client);
+	free(r.has_origin);
+	return e;
+}
+
+/* ---- resuming ---- */
+
+/* All that a program can have, so those too who wait where nothing is on record. */
+static void wake_all(const struct client *c)
+{
+	const uint64_t first = 1 << 16, end = (1ULL << 47) - PAGE_SIZE;
+
+	int r = uffd_wake(c->uffd, first, end - first);
+	if (r < 0 && r != -ESRCH)
+		log_error("client %d (%s): can't be woken: %s", (int)c->pid, c->exe,
+			strerror(-r));
+}
+
+void recover_resume(struct worker *w)
+{
+	struct client **client;
+	size_t count;
+
+	while (worker_clients(w, &client, &count) < 0)
+		usleep(1000);
+	for (size_t i = 0; i < count; i++) {
+		struct client *c = client[i];
+		int r = readers_add(w->readers, c);
+		if (r < 0)
+			log_error("client %d: can't be served: %s", (int)c->pid, strerror(-r));
+		worker_watch_client(w, c);
+		wake_all(c);
+		if (c->link)
+			restorer_ring(w->restorer, c);
+		worker_retry_later(w, c, 1);
+		client_unref(c);
+	}
+	free(client);
+	worker_kick(w);
+}
