@@ -24,6 +24,8 @@
 #include <sys/socket.h>
 
 enum {
+	/* Of a client, and for a moment of its handshake. */
+	CLIENT_FDS = 12,
 	RESERVE_FDS = 256,
 	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
 	CLOSES_MAX = 4096,
@@ -144,7 +146,7 @@ bool attach_descriptors_are_few(const struct worker *w)
 	return few;
 }
 
-int attach_accept(struct worker *w, struct attachment **ret)
+int attach_accept(struct worker *w, size_t under_way, struct attachment **ret)
 {
 	int fd = accept4(w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct attachment *a;
@@ -152,7 +154,8 @@ int attach_accept(struct worker *w, struct attachment **ret)
 
 	if (fd < 0)
 		return -errno;
-	if (eats_reserve(fd) || closer_waiting() > CLOSES_MAX) {
+	/* Those under way will take theirs before it does. */
+	if (eats_reserve(fd + (int)under_way * CLIENT_FDS) || closer_waiting() > CLOSES_MAX) {
 		/* Its program runs as if there were no service. */
 		close(fd);
 		return closer_waiting() > CLOSES_MAX ? -EBUSY : -EMFILE;

@@ -378,7 +378,7 @@ static void on_attach(struct loop *l)
 	struct attachment *a;
 	if (l->ending)
 		return; /* the event is older than our end */
-	int r = attach_accept(l->w, &a);
+	int r = attach_accept(l->w, l->handshakes, &a);
 
 	if (r < 0) {
 		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
