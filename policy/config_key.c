@@ -41,6 +41,11 @@ const struct config_key config_keys[] = {
 		.help = "most of the memory-limit that the packed pages of one user's programs "
 			"may take"},
 
+	{STORE_KEY(scrub_every_ms), .name = "scrub-every", .type = VALUE_DURATION,
+		.fallback = "1d", .min = "1s", .max = "3650d", .never = true, .reload = true,
+		.help = "all packed pages are looked at once in this time, whether they can "
+			"still be unpacked to what they were; or never"},
+
 	{POLICY_KEY(match_exe), .name = "match-exe", .type = VALUE_LIST, .fallback = "",
 		.match = true, .reload = true,
 		.help = "executables, as globs; with a slash the whole path is compared (* "

@@ -47,8 +47,9 @@ struct config {
 	unsigned user_clients; /* most address spaces of one user (root aside) */
 	unsigned readers;      /* fault threads; 0 = one per CPU */
 	/* [store] */
-	uint64_t store_limit; /* bytes; 0 = half of the machine's memory */
-	double owner_limit;   /* share of that for the programs of one user, 0..1 */
+	uint64_t store_limit;	 /* bytes; 0 = half of the machine's memory */
+	uint64_t scrub_every_ms; /* cold pages are looked at once in this; 0 = never */
+	double owner_limit;	 /* share of that for the programs of one user, 0..1 */
 	/* [policy NAME], in the order of the file */
 	struct policy *policies; /* owned */
 	size_t policy_count;

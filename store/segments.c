@@ -134,6 +134,11 @@ static bool room_in_tmpfs(const struct segments *g, enum segment_use use, uint32
 	       (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= g->reserve + bytes;
 }
 
+bool segments_has_room(const struct segments *g)
+{
+	return g->in_use + 1 < g->max && room_in_tmpfs(g, USE_PUT, SEGMENT_SIZE);
+}
+
 /* Memory for the first `bytes` of a segment that has memory for `have`. */
 static int give_memory(
 	struct segments *g, enum segment_use use, uint32_t i, uint32_t have, uint32_t bytes)

@@ -131,6 +131,9 @@ static inline const unsigned char *segments_at(const struct segments *g, uint64_
 int segments_append(struct segments *g, enum segment_use use, const struct blob_header *h,
 	const void *bytes, uint64_t *ret_offset);
 
+/* For one more segment of what is put. */
+bool segments_has_room(const struct segments *g);
+
 /* A blob of this size at this place: live -> dying; dying -> gone; moved away. */
 void segments_kill(struct segments *g, uint64_t offset, uint32_t size);
 void segments_recycle(struct segments *g, uint64_t offset, uint32_t size);

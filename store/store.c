@@ -194,6 +194,14 @@ int store_get(struct store *s, struct store_scratch *x, blob_t b, void *page)
 	return store_unpack(x, &p, page);
 }
 
+bool store_has_room(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	bool room = segments_has_room(&s->segments);
+	pthread_mutex_unlock(&s->lock);
+	return room;
+}
+
 void store_ref(struct store *s, blob_t b)
 {
 	blobs_ref(&s->blobs, b);

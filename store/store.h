@@ -185,6 +185,9 @@ uint32_t store_blob_length(const struct store *s, blob_t b);
  * reference's sharers; rounded up. The caller holds a reference. */
 uint32_t store_blob_share(const struct store *s, blob_t b, uint32_t sharers);
 
+/* Will store_put find room for more than what fits into the segments that are begun? */
+bool store_has_room(struct store *s);
+
 /* Do dead blobs wait for a transaction? One that writes nothing frees them too. */
 bool store_has_dead(struct store *s);
 

@@ -24,8 +24,9 @@
 #include <sys/socket.h>
 
 enum {
+	/* Of a client, and for a moment of its handshake. */
+	CLIENT_FDS = 12,
 	RESERVE_FDS = 256,
-	CLIENT_FDS = 10, /* that a handshake takes, one after the other */
 	/* Descriptors that clients passed and whose close waits: more than anybody needs. */
 	CLOSES_MAX = 4096,
 };
@@ -138,7 +139,17 @@ static bool eats_reserve(int fd)
 	       fcntl((int)(limit.rlim_cur - reserve) + CLIENT_FDS, F_GETFD) >= 0;
 }
 
-int attach_accept(struct worker *w, struct attachment **ret)
+bool attach_descriptors_are_few(const struct worker *w)
+{
+	int fd = fcntl(w->device, F_DUPFD_CLOEXEC, 0);
+	bool few = fd < 0 || eats_reserve(fd);
+
+	if (fd >= 0)
+		close(fd);
+	return few;
+}
+
+int attach_accept(struct worker *w, size_t under_way, struct attachment **ret)
 {
 	int fd = accept4(w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct attachment *a;
@@ -146,7 +157,8 @@ int attach_accept(struct worker *w, struct attachment **ret)
 
 	if (fd < 0)
 		return -errno;
-	if (eats_reserve(fd) || closer_waiting() > CLOSES_MAX) {
+	/* Those under way will take theirs before it does. */
+	if (eats_reserve(fd + (int)under_way * CLIENT_FDS) || closer_waiting() > CLOSES_MAX) {
 		/* Its program runs as if there were no service. */
 		close(fd);
 		return closer_waiting() > CLOSES_MAX ? -EBUSY : -EMFILE;

@@ -3,14 +3,17 @@
 #define LARDER_ATTACH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 struct worker;
 struct attachment;
 
-/* Accepts one connection and decides whether the peer may attach. NULL in *ret with 0: it was
- * turned away. */
-int attach_accept(struct worker *w, struct attachment **ret);
+/* Accepts one connection, while so many handshakes are under way, and decides whether the peer
+ * may attach. NULL in *ret with 0: it was turned away. */
+int attach_accept(struct worker *w, size_t under_way, struct attachment **ret);
+/* So few that nobody is taken over for it. Any thread. */
+bool attach_descriptors_are_few(const struct worker *w);
 int attach_fd(const struct attachment *a);
 uid_t attach_uid(const struct attachment *a);
 

@@ -27,13 +27,14 @@ enum {
 	CLI_JSON = 1 << 3,
 	CLI_HELP = 1 << 4,
 	CLI_CONFIG = 1 << 5,
+	CLI_ALL = 1 << 6,
 };
 
 struct cli {
 	const char *runtime_dir; /* --runtime-dir, or NULL */
 	const char *policy;	 /* --policy, or NULL */
 	const char *config;	 /* --config, or NULL */
-	bool no_inherit, json, help;
+	bool no_inherit, json, all, help;
 	char **operands; /* what is left, NULL-terminated */
 	int operand_count;
 };

@@ -54,6 +54,20 @@ static void print_release(struct json_object *o)
 	printf("restored %" PRIu64 " pages (%s)\n", n, pages_text(n, text));
 }
 
+static void print_release_all(struct json_object *o)
+{
+	char text[CELL], why[200];
+	uint64_t n = cli_json_number(o, "restored_pages");
+	uint64_t left = cli_json_number(o, "left_pages");
+	printf("restored %" PRIu64 " pages (%s); %" PRIu64
+	       " programs have all of their memory\n",
+		n, pages_text(n, text), cli_json_number(o, "clients"));
+	if (cli_json_number(o, "left_clients") > 0)
+		printf("left %" PRIu64 " pages (%s) of %" PRIu64 " programs: %s\n", left,
+			pages_text(left, text), cli_json_number(o, "left_clients"),
+			cli_clean(cli_json_text(o, "why"), why, sizeof(why)));
+}
+
 static int order(const struct cli *cli, const char *verb, void (*print)(struct json_object *o))
 {
 	pid_t pid;
@@ -79,8 +93,25 @@ int cli_evict(const struct cli *cli)
 	return order(cli, "evict", print_evict);
 }
 
+/* Ends with 1 when something is left. */
+static int release_all(const struct cli *cli)
+{
+	struct json_object *o = cli_ask(cli, "POST", "/v1/release");
+	if (!o)
+		return CLI_FAILED;
+	if (cli->json)
+		cli_json_print(o);
+	else
+		print_release_all(o);
+	int code = *cli_json_text(o, "why") ? CLI_FAILED : CLI_OK;
+	json_object_put(o);
+	return code;
+}
+
 int cli_release(const struct cli *cli)
 {
+	if (cli->all)
+		return release_all(cli);
 	return order(cli, "release", print_release);
 }
 

@@ -18,6 +18,7 @@ static const struct cli_option {
 		"take this policy of larder.conf, not the first that matches"},
 	{CLI_NO_INHERIT, "--no-inherit", NULL, offsetof(struct cli, no_inherit),
 		"leave the program's children alone"},
+	{CLI_ALL, "--all", NULL, offsetof(struct cli, all), "all programs; only root may"},
 	{CLI_JSON, "--json", NULL, offsetof(struct cli, json),
 		"print JSON: what the service answered, or was found"},
 	{CLI_CONFIG, "--config", "FILE", offsetof(struct cli, config),
@@ -91,8 +92,11 @@ static int unknown(const struct cli_command *command, const char *text)
 
 static int check_count(const struct cli *cli, const struct cli_command *command)
 {
-	bool few = cli->operand_count < command->min_operands;
-	bool many = command->max_operands >= 0 && cli->operand_count > command->max_operands;
+	/* --all stands in the place of what would name one. */
+	int min = cli->all ? 0 : command->min_operands;
+	int max = cli->all ? 0 : command->max_operands;
+	bool few = cli->operand_count < min;
+	bool many = max >= 0 && cli->operand_count > max;
 	if (cli->help || (!few && !many))
 		return 0;
 	cli_error("%s: usage: larder %s %s", few ? "something is missing" : "too many words",

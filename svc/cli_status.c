@@ -30,6 +30,22 @@ static void print_codecs(struct json_object *s)
 		putchar('\n');
 }
 
+static void print_trouble(struct json_object *s)
+{
+	struct json_object *list = cli_json_member(s, "trouble");
+	size_t count =
+		json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *t = json_object_array_get_idx(list, i);
+		char name[CELL], since[CELL], what[200];
+		printf("TROUBLE   %s for %s: %s\n",
+			cli_clean(cli_json_text(t, "name"), name, CELL),
+			cli_seconds(cli_json_number(t, "since_s"), since, CELL),
+			cli_clean(cli_json_text(t, "what"), what, sizeof(what)));
+	}
+}
+
 static void print_service(struct json_object *s)
 {
 	struct json_object *us = cli_json_member(s, "fault_us");
@@ -51,6 +67,15 @@ static void print_service(struct json_object *s)
 		cli_json_number(s, "faults"), cli_micros(cli_json_number(us, "p50"), a, CELL),
 		cli_micros(cli_json_number(us, "p99"), b, CELL),
 		cli_micros(cli_json_number(us, "max"), c, CELL));
+	if (cli_json_number(s, "scrub_damaged") > 0)
+		printf("DAMAGED   %" PRIu64
+		       " pages in the store, and whoever touches one will be "
+		       "stopped: see the service's log\n",
+			cli_json_number(s, "scrub_damaged"));
+	print_trouble(s);
+	if (cli_json_number(s, "stopping") > 0)
+		printf("ENDING    when every page is given back: %s to go\n",
+			cli_bytes((int64_t)evicted, a, CELL));
 	if (cli_json_number(s, "corrupt_pages") > 0)
 		printf("CORRUPT   %" PRIu64
 		       " pages could not be restored: see the service's log\n",

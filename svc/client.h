@@ -104,6 +104,10 @@ struct client {
 			   */
 	size_t unneeded_count, unneeded_room;
 
+	/* The restorer's, under its lock (restorer.h). */
+	struct client *next_ring; /* owned reference */
+	bool rang;
+
 	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
 	 */
 	uint64_t ended_ms;

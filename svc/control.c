@@ -1,13 +1,14 @@
 #include "control.h"
 #include "cleanup.h"
 #include "evictor.h"
-#include "give_back.h"
 #include "histogram.h"
 #include "quota.h"
 #include "log.h"
 #include "pager.h"
 #include "pidns.h"
 #include "readers.h"
+#include "release.h"
+#include "restorer.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -71,6 +72,17 @@ static uint64_t stored_bytes(struct pager *p, struct client *c)
 	return bytes;
 }
 
+/* Gate held. */
+static uint64_t oldest_fault_ms(const struct client *c)
+{
+	uint64_t now = worker_now_ns(), oldest = now;
+
+	for (unsigned i = 0; i < c->deferred_count; i++)
+		if (c->deferred[i].read_ns < oldest)
+			oldest = c->deferred[i].read_ns;
+	return (now - oldest) / 1000000;
+}
+
 static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
 {
 	struct terms terms;
@@ -89,6 +101,7 @@ static void fill_stats(struct pager *p, struct client *c, struct client_stats *s
 		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
 	s->evicted_bytes = c->space.out_pages * PAGE_SIZE;
 	s->waiting_faults = c->deferred_count;
+	s->oldest_fault_ms = oldest_fault_ms(c);
 	gate_unlock(p, c);
 }
 
@@ -213,7 +226,10 @@ static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret
 		pthread_mutex_lock(&c->gate);
 		for (size_t k = 0; k < c->space.region_count; k++)
 			s->managed_bytes += c->space.region[k].end - c->space.region[k].start;
+		uint64_t oldest = oldest_fault_ms(c);
 		pthread_mutex_unlock(&c->gate);
+		if (oldest > s->oldest_fault_ms)
+			s->oldest_fault_ms = oldest;
 		if (atomic_load(&c->pending))
 			worker_retry_later(w, c, 1);
 		s->faults += atomic_load(&c->faults);
@@ -238,6 +254,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	store_stats(w->store, &st);
 	readers_latency(w->readers, &latency);
 	sum_clients(w, s, &links);
+	s->stopping = restorer_releases(w->restorer);
 	s->uptime_s = (worker_now_ms() - w->started_ms) / 1000;
 	/* A page that forked children share counts once, as its memory would. */
 	s->evicted_bytes = st.blobs * STORE_PAGE;
@@ -260,6 +277,9 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	X(lz4, CODEC_LZ4)
 	X(zstd, CODEC_ZSTD)
 #undef X
+	s->scrub_pages = atomic_load(&w->scrub_pages);
+	s->scrub_damaged = atomic_load(&w->scrub_damaged);
+	s->scrub_rounds = atomic_load(&w->scrub_rounds);
 	s->pages_recompressed = atomic_load(&w->pages_recompressed);
 	s->recompress_left = atomic_load(&w->recompress_left);
 	s->recompress_cpu_us = atomic_load(&w->recompress_cpu_us);
@@ -270,6 +290,7 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->fault_p50_us = histogram_percentile(&latency, 50);
 	s->fault_p99_us = histogram_percentile(&latency, 99);
 	s->fault_max_us = latency.max_us;
+	trouble_ages(w, s->trouble_ms);
 	s->corrupt_pages = atomic_load(&w->corrupt_pages);
 	s->readers_replaced = readers_replaced(w->readers);
 }
@@ -292,20 +313,30 @@ int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 {
 	struct client *c = worker_by_id(w, id);
 	struct pager pager;
-	int r, managed = CLIENT_MANAGED;
+	int r;
 
 	if (!c)
 		return -ESRCH;
 	r = pager_init(&pager, w);
 	if (r == 0) {
 		uint64_t before = atomic_load(&c->pages_restored);
-		/* An eviction that is under way stops at the next block. */
-		atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED);
-		r = give_back_all(&pager, c);
+		r = release_client(&pager, c);
 		if (r == 0)
 			ret->restored_pages = atomic_load(&c->pages_restored) - before;
 		pager_done(&pager);
 	}
 	client_unref(c);
 	return r;
+}
+
+int control_release_all(struct worker *w, struct release_all_result *ret)
+{
+	struct pager pager;
+	int r = pager_init(&pager, w);
+
+	if (r < 0)
+		return r;
+	release_all(&pager, ret);
+	pager_done(&pager);
+	return 0;
 }

@@ -71,8 +71,20 @@ struct release_result {
 	uint64_t restored_pages;
 };
 /* Puts every page back and unregisters every mapping; the client stays attached, and the next
- * evict takes it over again. */
+ * evict takes it over again. What was put back stays so: -ENOSPC: the machine has no room for
+ * more; -ETIMEDOUT: nothing got on for ten seconds. -EBADMSG, -EIO: a page can't be restored.
+ */
 int control_release(struct worker *w, uint64_t id, struct release_result *ret);
+
+struct release_all_result {
+	uint64_t clients; /* whose memory is all their own again */
+	uint64_t restored_pages;
+	uint64_t left_clients, left_pages; /* not yet */
+	char why[160];			   /* "" or why, for people */
+};
+/* The same for all clients, as far as the machine has room. Returns when all is done, or
+ * nothing got on for ten seconds. */
+int control_release_all(struct worker *w, struct release_all_result *ret);
 
 /* reload.c. Reads the config file again and takes all of it over or, on failure, nothing.
  * message says for people what changed, or the file, line and reason; the log has both, with a

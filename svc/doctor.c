@@ -20,6 +20,9 @@ static const struct doctor_check machine_checks[] = {
 	{"capabilities", doctor_check_capabilities},
 	{"files", doctor_check_files},
 	{"locked-memory", doctor_check_locked},
+	{"own-memory", doctor_check_own_huge_pages},
+	{"oom-score", doctor_check_oom_score},
+	{"tasks", doctor_check_tasks},
 	{"store", doctor_check_store},
 };
 

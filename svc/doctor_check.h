@@ -82,6 +82,9 @@ bool doctor_check_version(struct doctor *d);
 bool doctor_check_capabilities(struct doctor *d);
 bool doctor_check_files(struct doctor *d);
 bool doctor_check_locked(struct doctor *d);
+bool doctor_check_own_huge_pages(struct doctor *d);
+bool doctor_check_oom_score(struct doctor *d);
+bool doctor_check_tasks(struct doctor *d);
 bool doctor_check_store(struct doctor *d);
 bool doctor_check_shim(struct doctor *d);
 /* doctor_config.c */

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -290,6 +291,86 @@ bool doctor_check_locked(struct doctor *d)
 	doctor_warn(
 		d, "the service's memory isn't locked: programs wait while it is swapped in");
 	doctor_remedy(d, "LimitMEMLOCK=infinity in the unit, or CAP_IPC_LOCK");
+	return true;
+}
+
+bool doctor_check_own_huge_pages(struct doctor *d)
+{
+	uint64_t enabled;
+
+	if (!d->service.answers)
+		return true;
+	_cleanup_free_ char *status =
+		doctor_text(d, NULL, "/proc/%d/status", (int)d->service.pid);
+	if (!status || !doctor_field(status, "THP_enabled:", 10, &enabled) || enabled == 0) {
+		doctor_ok(d, "the service takes no huge pages for itself");
+		return true;
+	}
+	doctor_warn(d, "the service takes huge pages for itself, and so more memory");
+	doctor_remedy(
+		d, "start larderd again; its log says what keeps it from turning them off");
+	return true;
+}
+
+bool doctor_check_oom_score(struct doctor *d)
+{
+	enum { LOW = -900 };
+	int score;
+
+	if (!d->service.answers)
+		return true;
+	_cleanup_free_ char *text =
+		doctor_text(d, NULL, "/proc/%d/oom_score_adj", (int)d->service.pid);
+	if (!text || sscanf(text, "%d", &score) != 1 || score <= LOW) {
+		doctor_ok(d, "when memory runs out, the kernel ends others before the service");
+		return true;
+	}
+	doctor_warn(d,
+		"the service's oom_score_adj is %d: when memory runs out the kernel may end "
+		"it, "
+		"and programs wait for ever",
+		score);
+	doctor_remedy(d, "OOMScoreAdjust=-900 in the unit, or CAP_SYS_RESOURCE");
+	return true;
+}
+
+/* The limit of the service's group, v2 or v1; UINT64_MAX: none is seen. */
+static uint64_t tasks_limit(const struct doctor *d)
+{
+	_cleanup_free_ char *groups =
+		doctor_text(d, NULL, "/proc/%d/cgroup", (int)d->service.pid);
+	char *save, *line = groups ? strtok_r(groups, "\n", &save) : NULL;
+	uint64_t least = UINT64_MAX, limit;
+
+	for (; line; line = strtok_r(NULL, "\n", &save)) {
+		char *pids = strstr(line, ":pids:"), *path = strchr(line, '/');
+		bool v2 = strncmp(line, "0::", 3) == 0;
+		if (!path || (!v2 && !pids))
+			continue;
+		_cleanup_free_ char *text = doctor_text(
+			d, NULL, "/sys/fs/cgroup%s%s/pids.max", v2 ? "" : "/pids", path);
+		if (text && sscanf(text, "%" SCNu64, &limit) == 1 && limit < least)
+			least = limit;
+	}
+	return least;
+}
+
+bool doctor_check_tasks(struct doctor *d)
+{
+	enum { THREADS_MOST = 300 }; /* as self.c has it */
+
+	if (!d->service.answers)
+		return true;
+	uint64_t limit = tasks_limit(d);
+	if (limit >= THREADS_MOST) {
+		doctor_ok(d, "as many threads as the service may need");
+		return true;
+	}
+	doctor_warn(d,
+		"the service's control group may have %llu tasks: a reader that is stuck at a "
+		"program can't be replaced then",
+		(unsigned long long)limit);
+	doctor_remedy(d, "TasksMax=infinity in the unit, or %d in pids.max", (int)THREADS_MOST);
 	return true;
 }
 

@@ -6,6 +6,7 @@
 #include "indexer.h"
 #include "quota.h"
 #include "recompress.h"
+#include "scrub.h"
 #include "log.h"
 #include "order.h"
 #include "pager.h"
@@ -55,13 +56,16 @@ struct evictor {
 	bool index_failing;	  /* the thread's own: its rows could not be written lately */
 	uint64_t kept_house_ms;
 	struct recompress recompress;
+	struct scrub scrub;
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
 	struct job *first;
 	struct client **forget; /* owned references: whose rows may go */
 	size_t forget_count, forget_room;
-	bool forget_now;
+	bool forget_now, house_now;
+	bool evicting; /* a job is at hand */
+	bool ended;    /* nothing is evicted any more */
 	bool stop;
 };
 
@@ -120,6 +124,7 @@ static void note_index(struct evictor *e, int r)
 	else if (r == 0 && e->index_failing)
 		log_info("%s/store/index.db: written again", dir);
 	e->index_failing = r < 0;
+	trouble_set(e->worker, TROUBLE_INDEX, r < 0);
 }
 
 /* Pages that could not be stored and not be given back yet. They are served meanwhile. */
@@ -141,6 +146,7 @@ static void housekeeping(struct evictor *e)
 	int r;
 
 	finish_batches(e);
+	trouble_set(e->worker, TROUBLE_MEMORY, !graveyard_fill(&e->worker->graveyard));
 	r = flush_and_forget(e);
 	/* What that let go of is free after one more. */
 	if (r == 0)
@@ -151,6 +157,7 @@ static void housekeeping(struct evictor *e)
 		r = store_compact(store, COMPACT_PERCENT, COMPACT_BUDGET);
 	if (r < 0 && r != -ENOSPC)
 		log_warn("store: compaction: %s", strerror(-r));
+	trouble_look(e->worker);
 	e->kept_house_ms = worker_now_ms();
 }
 
@@ -198,6 +205,14 @@ static bool stopping(struct evictor *e)
 	bool stop = e->stop;
 	pthread_mutex_unlock(&e->lock);
 	return stop;
+}
+
+static bool ended(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool is = e->ended || e->stop;
+	pthread_mutex_unlock(&e->lock);
+	return is;
 }
 
 /* The next block, from `number` on, that a region touches; false when there is none. */
@@ -272,7 +287,7 @@ static int evict_blocks(struct evictor *e, struct eviction *v)
 	finish_batches(e);
 	if (c->batch)
 		return -EBUSY;
-	while (r == 0 && !stopping(e)) {
+	while (r == 0 && !ended(e)) {
 		gate_lock(c);
 		bool any = next_block(c, &number);
 		gate_unlock(&e->pager, c);
@@ -322,8 +337,10 @@ static const char *error_text(int r)
 }
 
 /* Why nothing is taken from this client at all, or NULL. */
-static const char *left_alone(const struct evictor *e, const struct client *c)
+static const char *left_alone(struct evictor *e, const struct client *c)
 {
+	if (ended(e))
+		return "the service is ending, and gives everything back";
 	if (e->worker->no_eviction)
 		return e->worker->no_eviction;
 	if (c->agent_pid == 0)
@@ -370,6 +387,8 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 		return 0;
 	}
 	if (r == -ENOSPC)
+		trouble_set(e->worker, TROUBLE_STORE, true);
+	if (r == -ENOSPC)
 		quota_store_full(e->worker, res->why, sizeof(res->why));
 	else
 		snprintf(res->why, sizeof(res->why), "%s",
@@ -387,6 +406,9 @@ static struct timespec next_due(const struct evictor *e)
 	uint64_t house = e->kept_house_ms + INDEX_PERIOD_MS;
 	uint64_t ms = e->recompress.due_ms < house ? e->recompress.due_ms : house;
 
+	if (e->scrub.due_ms < ms)
+		ms = e->scrub.due_ms;
+
 	return (struct timespec){
 		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
 }
@@ -397,12 +419,13 @@ static struct job *next_job(struct evictor *e)
 	struct timespec until = next_due(e);
 
 	pthread_mutex_lock(&e->lock);
-	while (!e->first && !e->stop && (!e->forget_now || e->index_failing))
+	while (!e->first && !e->stop && !e->house_now && (!e->forget_now || e->index_failing))
 		if (pthread_cond_timedwait(&e->work, &e->lock, &until) == ETIMEDOUT)
 			break;
 	struct job *j = e->stop ? NULL : e->first;
 	if (j)
 		e->first = j->next;
+	e->evicting = j != NULL;
 	pthread_mutex_unlock(&e->lock);
 	return j;
 }
@@ -417,10 +440,12 @@ static void note_why(struct evictor *e, const struct job *j)
 	gate_unlock(&e->pager, c);
 }
 
-static bool forgets(struct evictor *e)
+/* Something that doesn't wait until it is due. */
+static bool is_asked(struct evictor *e)
 {
 	pthread_mutex_lock(&e->lock);
-	bool any = e->forget_now && !e->index_failing;
+	bool any = e->house_now || (e->forget_now && !e->index_failing);
+	e->house_now = false;
 	pthread_mutex_unlock(&e->lock);
 	return any;
 }
@@ -430,6 +455,8 @@ static void idle(struct evictor *e)
 	housekeeping_if_due(e);
 	if (worker_now_ms() >= e->recompress.due_ms)
 		recompress_step(&e->recompress, &e->pager, e->pool);
+	if (worker_now_ms() >= e->scrub.due_ms)
+		scrub_step(&e->scrub, &e->pager);
 }
 
 static void *evictor_main(void *arg)
@@ -443,13 +470,14 @@ static void *evictor_main(void *arg)
 			j->error = evict_client(e, j->client, &j->result);
 			note_why(e, j);
 		}
-		if (j || forgets(e))
+		if (j || is_asked(e))
 			housekeeping(e);
 		else
 			idle(e);
 		if (j) {
 			pthread_mutex_lock(&e->lock);
 			j->done = true;
+			e->evicting = false;
 			pthread_cond_broadcast(&e->finished);
 			pthread_mutex_unlock(&e->lock);
 		}
@@ -502,6 +530,29 @@ void evictor_forget(struct evictor *e, struct client *c)
 		e->forget_now = true;
 		pthread_cond_signal(&e->work);
 	}
+	pthread_mutex_unlock(&e->lock);
+}
+
+void evictor_end_evictions(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->ended = true;
+	pthread_mutex_unlock(&e->lock);
+}
+
+bool evictor_is_evicting(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool is = e->evicting;
+	pthread_mutex_unlock(&e->lock);
+	return is;
+}
+
+void evictor_keep_house(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->house_now = true;
+	pthread_cond_signal(&e->work);
 	pthread_mutex_unlock(&e->lock);
 }
 

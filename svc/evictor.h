@@ -15,6 +15,16 @@ void evictor_free(struct evictor *e);
 /* Takes all that may be taken now; returns when it is stored and gone. Any thread. */
 int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret);
 
+/* None begins any more, and one that is under way stops at its next block; the index and the
+ * store are kept in order as ever. Any thread; never blocks. */
+void evictor_end_evictions(struct evictor *e);
+/* False: nothing is registered or moved by it, and will not be once they have ended. */
+bool evictor_is_evicting(struct evictor *e);
+
+/* Rows are written, and the store gives back what that frees, now and not when it is due. Any
+ * thread; never blocks. */
+void evictor_keep_house(struct evictor *e);
+
 /* The client is gone from the tables: its rows may go, and it with them; children that have
  * none yet get theirs first. Takes a reference of its own. */
 void evictor_forget(struct evictor *e, struct client *c);

@@ -10,10 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-	SLICE_MS = 100,
-	/* Ten seconds without a page: events without end, or a memory limit. */
-	IDLE_SLICES = 100,
+/* What one call may take. */
+struct slice {
+	uint64_t until_ms;   /* by worker_now_ms */
+	uint64_t bytes_left; /* of the machine's memory */
 };
 
 static void rest(long ns)
@@ -46,7 +46,8 @@ static uint64_t next_out(const struct space *s, uint64_t addr, uint64_t end)
 }
 
 /* One run of pages, gate held. Returns 1 when nothing is out any more. */
-static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t end)
+static int give_run(
+	struct pager *p, struct client *c, uint64_t *addr, uint64_t end, struct slice *slice)
 {
 	unsigned pages;
 	int r = pager_drain(p, c);
@@ -59,6 +60,10 @@ static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t 
 	if (*addr >= end)
 		return 1;
 	uint64_t left = (end - *addr) / PAGE_SIZE;
+	if (left > slice->bytes_left / PAGE_SIZE)
+		left = slice->bytes_left / PAGE_SIZE;
+	if (left == 0)
+		return -EDQUOT;
 	r = pager_restore(p, c, *addr,
 		left < PAGER_WINDOW_MAX ? (unsigned)left : PAGER_WINDOW_MAX, &pages);
 	if (r == -ENOENT) {
@@ -68,6 +73,7 @@ static int give_run(struct pager *p, struct client *c, uint64_t *addr, uint64_t 
 		return -EAGAIN;
 	}
 	*addr += pages * PAGE_SIZE;
+	slice->bytes_left -= pages * PAGE_SIZE;
 	return r;
 }
 
@@ -91,7 +97,8 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 }
 
 /* The next piece of a region, gate held. 1: it is given back, or was unmapped meanwhile. */
-static int give_piece(struct pager *p, struct client *c, struct region *g, uint64_t *addr)
+static int give_piece(struct pager *p, struct client *c, struct region *g, uint64_t *addr,
+	struct slice *slice)
 {
 	const struct region *now = space_region_at(&c->space, g->start);
 
@@ -102,7 +109,7 @@ static int give_piece(struct pager *p, struct client *c, struct region *g, uint6
 	if (c->failed)
 		return -EIO;
 	g->end = now->end;
-	int r = give_run(p, c, addr, g->end);
+	int r = give_run(p, c, addr, g->end, slice);
 	if (r != 1)
 		return r;
 	/* From the start, for what was evicted behind our back. */
@@ -114,20 +121,20 @@ static int give_piece(struct pager *p, struct client *c, struct region *g, uint6
 }
 
 /* Restores a region and takes it out of management, letting go of the gate between runs. */
-static int give_region(struct pager *p, struct client *c, struct region g, uint64_t until_ms)
+static int give_region(struct pager *p, struct client *c, struct region g, struct slice *slice)
 {
 	uint64_t addr = g.start;
 
 	for (;;) {
 		gate_lock(c);
-		int r = give_piece(p, c, &g, &addr);
+		int r = give_piece(p, c, &g, &addr, slice);
 		gate_unlock(p, c);
 		if (r == 1)
 			return 0;
-		/* -EBADMSG, -EIO: what is out stays out, and is never zeros. */
+		/* -EBADMSG, -EIO: what is out stays out, and is never zeros. -EDQUOT. */
 		if (r < 0 && r != -ENOMEM && r != -EAGAIN)
 			return r;
-		if (worker_now_ms() >= until_ms)
+		if (worker_now_ms() >= slice->until_ms)
 			return -EAGAIN;
 		if (r < 0)
 			rest(r == -ENOMEM ? 1000000 : 50000);
@@ -198,11 +205,10 @@ static int note_growth(
 	return r;
 }
 
-int give_back(
-	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms)
+static int give_slice(
+	struct pager *p, struct client *c, uint64_t start, uint64_t end, struct slice *slice)
 {
-	uint64_t until_ms = worker_now_ms() + slice_ms;
-	int grown = note_growth(p, c, start, end, until_ms);
+	int grown = note_growth(p, c, start, end, slice->until_ms);
 
 	if (grown < 0) {
 		if (grown == -ESRCH)
@@ -220,7 +226,7 @@ int give_back(
 			return -ESRCH;
 		if (!any)
 			return 0;
-		int r = give_region(p, c, g, until_ms);
+		int r = give_region(p, c, g, slice);
 		if (r == -ESRCH)
 			client_mark_gone(c);
 		if (r < 0)
@@ -228,17 +234,17 @@ int give_back(
 	}
 }
 
-int give_back_all(struct pager *p, struct client *c)
+int give_back(
+	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms)
 {
-	uint64_t before, now = atomic_load(&c->pages_restored);
-	unsigned idle = 0;
-	int r;
+	struct slice slice = {worker_now_ms() + slice_ms, UINT64_MAX};
 
-	do {
-		before = now;
-		r = give_back(p, c, 0, 1ULL << 47, SLICE_MS);
-		now = atomic_load(&c->pages_restored);
-		idle = now == before ? idle + 1 : 0;
-	} while (r == -EAGAIN && idle < IDLE_SLICES);
-	return r == -EAGAIN ? -ETIMEDOUT : r;
+	return give_slice(p, c, start, end, &slice);
+}
+
+int give_back_some(struct pager *p, struct client *c, uint64_t most_bytes, unsigned slice_ms)
+{
+	struct slice slice = {worker_now_ms() + slice_ms, most_bytes};
+
+	return give_slice(p, c, 0, 1ULL << 47, &slice);
 }

@@ -14,7 +14,7 @@ struct pager;
 int give_back(
 	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms);
 
-/* The same for everything, as long as it gets on. -ETIMEDOUT: it doesn't any more. */
-int give_back_all(struct pager *p, struct client *c);
+/* The same for everything, but at most so many bytes of pages. -EDQUOT: more are out. */
+int give_back_some(struct pager *p, struct client *c, uint64_t most_bytes, unsigned slice_ms);
 
 #endif

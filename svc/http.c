@@ -195,6 +195,13 @@ static const struct failure {
 	{ESRCH, MHD_HTTP_NOT_FOUND, "not a client of this service"},
 	{EOPNOTSUPP, MHD_HTTP_CONFLICT, "has no agent (a forked child)"},
 	{EAGAIN, MHD_HTTP_SERVICE_UNAVAILABLE, "is leaving, or busy: try again"},
+	{ENOSPC, MHD_HTTP_SERVICE_UNAVAILABLE,
+		"the machine has no more room for its pages: add swap or end programs, and "
+		"release it again"},
+	{ETIMEDOUT, MHD_HTTP_SERVICE_UNAVAILABLE,
+		"not all could be put back: its memory limit leaves no room, or its events "
+		"don't end; release it again"},
+	{EBADMSG, MHD_HTTP_CONFLICT, "a page is damaged and stays out: see the service's log"},
 	{ENOMEM, MHD_HTTP_SERVICE_UNAVAILABLE, "out of memory"},
 	{EMFILE, MHD_HTTP_SERVICE_UNAVAILABLE, "out of file descriptors"},
 };
@@ -318,6 +325,20 @@ static void post_release(struct request *req)
 		answer(req, report_release(req->pid, &result));
 }
 
+static void post_release_all(struct request *req)
+{
+	struct release_all_result result = {0};
+	if (!req->privileged) {
+		answer_error(req, MHD_HTTP_FORBIDDEN, "only root may release all programs");
+		return;
+	}
+	int r = control_release_all(req->h->w, &result);
+	if (r < 0)
+		answer_failure(req, r);
+	else
+		answer(req, report_release_all(&result));
+}
+
 static void post_reload(struct request *req)
 {
 	char message[400] = "";
@@ -345,6 +366,7 @@ static const struct route {
 	{"GET", "/metrics", get_metrics},
 	{"POST", "/v1/clients/" PID "/evict", post_evict},
 	{"POST", "/v1/clients/" PID "/release", post_release},
+	{"POST", "/v1/release", post_release_all},
 	{"POST", "/v1/reload", post_reload},
 };
 

@@ -118,8 +118,6 @@ static void mark_all_dirty(struct client *c)
 		if (s->block[i].listed)
 			continue;
 		s->block[i].listed = true;
-		space_make_room(
-			(void **)&s->dirty, s->dirty_count, &s->dirty_room, sizeof(*s->dirty));
 		s->dirty[s->dirty_count++] = s->block[i].number;
 	}
 }
@@ -383,6 +381,7 @@ static bool has_dirty(struct pager *p, struct client *c)
 	if (too_young(c))
 		return false;
 	gate_lock(c);
+	space_keep_room(&c->space);
 	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0 ||
 		     (c->journal && journal_end(c->journal) - journal_begin(c->journal) >
 					    JOURNAL_LONG);

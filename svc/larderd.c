@@ -7,6 +7,7 @@
 #include "points.h"
 #include "probe.h"
 #include "runtime.h"
+#include "self.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -17,9 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,24 +59,6 @@ static void usage(FILE *f)
 	fputs("\nStays in the foreground and logs to stderr. SIGHUP reads the settings again; "
 	      "SIGTERM\ngives every page back and ends. Needs root.\n",
 		f);
-}
-
-/* One descriptor a client is five; a FORK that finds none holds its program up. */
-static void raise_limits(void)
-{
-	struct rlimit files, memory = {RLIM_INFINITY, RLIM_INFINITY};
-
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
-	setrlimit(RLIMIT_MEMLOCK, &memory);
-	/* A service that is itself paged out would wait for itself. As pages come: the address
-	 * space reserved for the store is far larger than what is ever used. */
-	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_warn("mlockall: %s: the service may be swapped out, and its clients wait "
-			 "then",
-			strerror(errno));
 }
 
 /* rows, in getopt's words. letters: ROWS * 2 + 1. */
@@ -177,6 +158,7 @@ static int work(void *arg, bool again)
 	struct worker_options o = *(const struct worker_options *)arg;
 
 	o.again = again;
+	self_lock_memory();
 	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -247,6 +229,6 @@ int main(int argc, char **argv)
 	if (o.no_eviction)
 		log_error("nothing will be evicted: %s", o.no_eviction);
 	ask_for_short_slices();
-	raise_limits(); /* after the probe, which discards memory: locked memory can't be */
+	self_prepare();
 	return serve(&o);
 }

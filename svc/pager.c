@@ -122,6 +122,18 @@ static int fetch(struct pager *p, struct client *c, uint32_t e, void *page)
 	return 0;
 }
 
+/* Can these be recorded as RESIDENT without memory that there isn't? If not, they are answered
+ * later: nobody waits with a gate held on behalf of a fault. */
+static bool recordable(struct client *c, uint64_t addr, unsigned pages)
+{
+	uint64_t end = addr + pages * PAGE_SIZE;
+
+	for (; addr < end; addr = (addr | (BLOCK_SIZE - 1)) + 1)
+		if (!space_ready(&c->space, addr))
+			return false;
+	return true;
+}
+
 static void made_resident(struct client *c, uint64_t addr, uint64_t bytes)
 {
 	for (uint64_t a = addr; a < addr + bytes; a += PAGE_SIZE)
@@ -135,11 +147,15 @@ int pager_restore(
 	uint64_t done = 0;
 	int r = 0;
 
+	*ret_pages = 0;
 	if (pages > PAGER_WINDOW_MAX)
 		pages = PAGER_WINDOW_MAX;
 	while (n < pages) {
 		uint32_t e = space_entry(&c->space, addr + n * PAGE_SIZE);
 		if (!entry_out(e))
+			break;
+		r = recordable(c, addr + n * PAGE_SIZE, 1) ? 0 : -ENOMEM;
+		if (r < 0)
 			break;
 		r = fetch(p, c, e, p->buffer + n * PAGE_SIZE);
 		if (r < 0)
@@ -147,7 +163,7 @@ int pager_restore(
 		n++;
 	}
 	if (n == 0)
-		return *ret_pages = 0, r;
+		return r;
 	point(POINT_fetch);
 	r = uffd_copy(c->uffd, addr, p->buffer, n * PAGE_SIZE, &done);
 	if (r == -EEXIST) {
@@ -196,15 +212,16 @@ static unsigned hole_pages(struct client *c, uint64_t addr, unsigned pages)
  * (reclaimed after MADV_FREE). */
 static int answer_zeros(struct client *c, const struct fault *f, unsigned *ret_pages)
 {
+	unsigned pages = f->write ? hole_pages(c, f->addr, *ret_pages) : 1;
 	uint64_t done = 0;
 	int r;
 
-	if (f->write) {
-		unsigned pages = hole_pages(c, f->addr, *ret_pages);
+	if (!recordable(c, f->addr, pages))
+		return -ENOMEM;
+	if (f->write)
 		r = uffd_copy(c->uffd, f->addr, zeros, pages * PAGE_SIZE, &done);
-	} else {
+	else
 		r = uffd_zero(c->uffd, f->addr, PAGE_SIZE, &done);
-	}
 	if (r == -EEXIST && done == 0) {
 		uffd_wake(
 			c->uffd, f->addr, PAGE_SIZE); /* answered already: it was read twice */
@@ -394,6 +411,8 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 	/* A FORK stays queued, and its client waits, until there is room. After a signal what
 	 * is there is unread, and no edge will tell of it again. */
 	c->read_again = n < 0 && (errno == EMFILE || errno == ENFILE || errno == EINTR);
+	if (n < 0 && (errno == EMFILE || errno == ENFILE))
+		trouble_set(p->worker, TROUBLE_FILES, true);
 	if (n < 0)
 		return errno == EAGAIN || c->read_again ? 0 : -errno;
 	unsigned count = (unsigned)((size_t)n / sizeof(*msg));

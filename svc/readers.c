@@ -27,7 +27,6 @@ enum {
 	EVENTS = 16,
 	/* Twice this at one client is stuck. The slowest honest turn is 1000 reads. */
 	LOOK_MS = 50,
-	RETRY_AGAIN_NS = 1000000,
 };
 
 #define REPLACED (1u << 31) /* of reader.turn */
@@ -111,17 +110,13 @@ static void serve(struct reader *r, struct client *c)
 /* Every client, or those that wait to be tried again. */
 static void serve_all(struct reader *r, bool retry_only)
 {
-	struct client **client;
-	size_t count;
+	struct client *c;
 
-	if (worker_clients(r->all->worker, &client, &count) < 0)
-		return readers_retry(r->all, RETRY_AGAIN_NS);
-	for (size_t i = 0; i < count; i++) {
-		if (!retry_only || atomic_load(&client[i]->retry))
-			serve(r, client[i]);
-		client_unref(client[i]);
+	for (size_t at = 0; (c = worker_walk(r->all->worker, &at));) {
+		if (!retry_only || atomic_load(&c->retry))
+			serve(r, c);
+		client_unref(c);
 	}
-	free(client);
 }
 
 static void on_timer(struct reader *r)
@@ -484,6 +479,19 @@ void readers_latency(struct readers *all, struct histogram_sum *sum)
 	for (unsigned i = 0; i < all->count; i++)
 		histogram_sum(&all->reader[i]->pager.latency, sum);
 	pthread_mutex_unlock(&all->lock);
+}
+
+unsigned readers_stuck(struct readers *all)
+{
+	unsigned stuck = 0;
+
+	pthread_mutex_lock(&all->lock);
+	for (unsigned i = 0; i < all->count; i++) {
+		const struct reader *r = all->reader[i];
+		stuck += r->used && !atomic_load(&r->ended) && atomic_load(&r->turn) & REPLACED;
+	}
+	pthread_mutex_unlock(&all->lock);
+	return stuck;
 }
 
 uint64_t readers_replaced(const struct readers *all)

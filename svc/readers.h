@@ -29,6 +29,7 @@ void readers_remove(struct readers *r, struct client *c);
  * latest. */
 void readers_retry(struct readers *r, uint64_t delay_ns);
 void readers_latency(struct readers *r, struct histogram_sum *sum);
+unsigned readers_stuck(struct readers *r); /* at clients at this moment, and replaced */
 /* How often a reader was replaced. */
 uint64_t readers_replaced(const struct readers *r);
 

@@ -126,27 +126,6 @@ static void run_batch(struct pager *p, struct codec_pool *pool, struct client *c
 
 /* ---- the round ---- */
 
-/* The client of the lowest id that is at least id: a reference, or NULL. */
-static struct client *client_from(struct worker *w, uint64_t id)
-{
-	struct client **client, *best = NULL;
-	size_t n;
-
-	if (worker_clients(w, &client, &n) < 0)
-		return NULL;
-	for (size_t i = 0; i < n; i++) {
-		struct client *c = client[i];
-		if (c->id >= id && (!best || c->id < best->id)) {
-			client_unref(best);
-			best = c;
-		} else {
-			client_unref(c);
-		}
-	}
-	free(client);
-	return best;
-}
-
 static uint64_t pause_for(uint64_t age_ms)
 {
 	uint64_t pause = age_ms / 8;
@@ -197,7 +176,7 @@ static uint64_t step_client(
 void recompress_step(struct recompress *r, struct pager *p, struct codec_pool *pool)
 {
 	uint64_t before = thread_cpu_ns();
-	struct client *c = client_from(p->worker, r->client);
+	struct client *c = worker_next(p->worker, r->client);
 
 	if (!c) {
 		uint64_t pause = r->pause_ms ? r->pause_ms : PAUSE_MIN_MS;

@@ -14,6 +14,7 @@ char *report_status(
 char *report_client(const struct client_info *client);
 char *report_evict(pid_t pid, const struct evict_result *result);
 char *report_release(pid_t pid, const struct release_result *result);
+char *report_release_all(const struct release_all_result *result);
 char *report_reload(const char *message);
 char *report_error(const char *message);
 

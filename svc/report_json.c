@@ -57,6 +57,24 @@ static char *text_of(struct json_object *o)
 	return copy;
 }
 
+/* What there is just now. */
+static struct json_object *trouble_array(const struct service_stats *s)
+{
+	struct json_object *list = json_object_new_array();
+
+#define X(id, word, text)                                                                      \
+	if (s->trouble_ms[TROUBLE_##id] > 0) {                                                 \
+		struct json_object *o = json_object_new_object();                              \
+		add_text(o, "name", word);                                                     \
+		add_number(o, "since_s", s->trouble_ms[TROUBLE_##id] / 1000);                  \
+		add_text(o, "what", text);                                                     \
+		json_object_array_add(list, o);                                                \
+	}
+	TROUBLES(X)
+#undef X
+	return list;
+}
+
 static struct json_object *service_object(const struct service_stats *s)
 {
 	struct json_object *o = json_object_new_object(), *fault = json_object_new_object();
@@ -70,6 +88,7 @@ static struct json_object *service_object(const struct service_stats *s)
 	add_number(fault, "p99", s->fault_p99_us);
 	add_number(fault, "max", s->fault_max_us);
 	json_object_object_add(o, "fault_us", fault);
+	json_object_object_add(o, "trouble", trouble_array(s));
 	return o;
 }
 
@@ -185,6 +204,17 @@ char *report_release(pid_t pid, const struct release_result *result)
 	struct json_object *o = json_object_new_object();
 	add_signed(o, "pid", pid);
 	add_number(o, "restored_pages", result->restored_pages);
+	return text_of(o);
+}
+
+char *report_release_all(const struct release_all_result *result)
+{
+	struct json_object *o = json_object_new_object();
+	add_number(o, "clients", result->clients);
+	add_number(o, "restored_pages", result->restored_pages);
+	add_number(o, "left_clients", result->left_clients);
+	add_number(o, "left_pages", result->left_pages);
+	add_text(o, "why", result->why);
 	return text_of(o);
 }
 

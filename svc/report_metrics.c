@@ -47,6 +47,12 @@ static void service_metrics(FILE *f, const struct service_stats *s)
 	head(f, "larder_saved_bytes", "gauge",
 		"evicted less stored less overhead, may be below 0");
 	fprintf(f, "larder_saved_bytes %" PRId64 "\n", report_saved(s));
+	head(f, "larder_trouble", "gauge",
+		"1: this has run full or is stuck, and evictions stop");
+#define X(id, word, text)                                                                      \
+	fprintf(f, "larder_trouble{name=\"" word "\"} %d\n", s->trouble_ms[TROUBLE_##id] > 0);
+	TROUBLES(X)
+#undef X
 #define X(name, type, help)                                                                    \
 	head(f, "larder_" #name SUFFIX_##type, #type, help);                                   \
 	fprintf(f, "larder_" #name SUFFIX_##type " %" PRIu64 "\n", s->name);

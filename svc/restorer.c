@@ -1,6 +1,7 @@
 #include "restorer.h"
 #include "give_back.h"
 #include "pager.h"
+#include "release.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -19,20 +20,18 @@ enum {
 	SLICE_MS = 20,
 };
 
-struct ring {
-	struct client *client; /* owned reference */
-	struct ring *next;
-};
-
 struct restorer {
 	struct worker *worker; /* borrowed */
 	pthread_t thread;
 	struct pager pager;
 	pthread_mutex_t lock;
 	pthread_cond_t work;
+	struct release release; /* the thread's */
+	uint64_t due_ms;	/* the thread's: its next step, by worker_now_ms */
+	_Atomic bool released;
 	/* Under the lock: */
-	struct ring *first, **last; /* first come, first served */
-	bool stop;
+	struct client *first, **last; /* owned references; first come, first served */
+	bool releasing, stop;
 };
 
 static void rest(long ns)
@@ -109,23 +108,53 @@ static void serve_bell(struct restorer *r, struct client *c)
 		restorer_ring(r, c);
 }
 
-static struct client *next_ring(struct restorer *r)
-{
-	struct client *c = NULL;
+/* ---- the thread ---- */
 
+/* Under the lock: until a ring comes, or the release's next step is due. */
+static void wait_for_work(struct restorer *r)
+{
+	struct timespec until = {.tv_sec = (time_t)(r->due_ms / 1000),
+		.tv_nsec = (long)(r->due_ms % 1000) * 1000000};
+
+	while (!r->first && !r->stop) {
+		if (!r->releasing || atomic_load(&r->released))
+			pthread_cond_wait(&r->work, &r->lock);
+		else if (worker_now_ms() >= r->due_ms ||
+			 pthread_cond_timedwait(&r->work, &r->lock, &until) == ETIMEDOUT)
+			break;
+	}
+}
+
+/* A program that waits goes before. False: we are to stop. NULL: nobody rang, and the release's
+ * next step is due. */
+static bool next_ring(struct restorer *r, struct client **ret)
+{
+	*ret = NULL;
 	pthread_mutex_lock(&r->lock);
-	while (!r->first && !r->stop)
-		pthread_cond_wait(&r->work, &r->lock);
-	if (!r->stop) {
-		struct ring *ring = r->first;
-		c = ring->client;
-		r->first = ring->next;
+	wait_for_work(r);
+	bool go_on = !r->stop;
+	if (go_on && r->first) {
+		*ret = r->first;
+		r->first = (*ret)->next_ring;
 		if (!r->first)
 			r->last = &r->first;
-		free(ring);
+		(*ret)->rang = false; /* what comes from now on rings again */
 	}
 	pthread_mutex_unlock(&r->lock);
-	return c;
+	return go_on;
+}
+
+static void release_next(struct restorer *r)
+{
+	unsigned wait_ms;
+
+	if (!r->release.worker)
+		release_begin(&r->release, r->worker);
+	if (release_step(&r->release, &r->pager, &wait_ms)) {
+		atomic_store(&r->released, true);
+		worker_kick(r->worker);
+	}
+	r->due_ms = worker_now_ms() + wait_ms;
 }
 
 static void *restorer_main(void *arg)
@@ -133,32 +162,55 @@ static void *restorer_main(void *arg)
 	struct restorer *r = arg;
 	struct client *c;
 
-	while ((c = next_ring(r))) {
-		if (client_state(c) != CLIENT_GONE && c->link)
+	while (next_ring(r, &c)) {
+		if (!c)
+			release_next(r);
+		else if (client_state(c) != CLIENT_GONE && c->link)
 			serve_bell(r, c);
 		client_unref(c);
 	}
 	return NULL;
 }
 
+void restorer_release_all(struct restorer *r)
+{
+	pthread_mutex_lock(&r->lock);
+	r->releasing = true;
+	pthread_cond_signal(&r->work);
+	pthread_mutex_unlock(&r->lock);
+}
+
+bool restorer_releases(struct restorer *r)
+{
+	pthread_mutex_lock(&r->lock);
+	bool is = r->releasing;
+	pthread_mutex_unlock(&r->lock);
+	return is;
+}
+
+bool restorer_released(const struct restorer *r)
+{
+	return atomic_load(&r->released);
+}
+
 void restorer_ring(struct restorer *r, struct client *c)
 {
-	struct ring *ring;
-
-	while (!(ring = malloc(sizeof(*ring))))
-		rest(1000000);
-	client_ref(c);
-	*ring = (struct ring){.client = c};
 	pthread_mutex_lock(&r->lock);
-	*r->last = ring;
-	r->last = &ring->next;
-	pthread_cond_signal(&r->work);
+	if (!c->rang) {
+		client_ref(c);
+		c->rang = true;
+		c->next_ring = NULL;
+		*r->last = c;
+		r->last = &c->next_ring;
+		pthread_cond_signal(&r->work);
+	}
 	pthread_mutex_unlock(&r->lock);
 }
 
 int restorer_start(struct restorer **ret, struct worker *w)
 {
 	struct restorer *r = calloc(1, sizeof(*r));
+	pthread_condattr_t monotonic;
 	int e;
 
 	if (!r)
@@ -166,7 +218,10 @@ int restorer_start(struct restorer **ret, struct worker *w)
 	r->worker = w;
 	r->last = &r->first;
 	pthread_mutex_init(&r->lock, NULL);
-	pthread_cond_init(&r->work, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&r->work, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	e = pager_init(&r->pager, w);
 	if (e == 0)
 		e = -pthread_create(&r->thread, NULL, restorer_main, r);
@@ -190,10 +245,9 @@ void restorer_stop(struct restorer *r)
 	pthread_mutex_unlock(&r->lock);
 	pthread_join(r->thread, NULL);
 	while (r->first) {
-		struct ring *next = r->first->next;
-		client_unref(r->first->client);
-		free(r->first);
-		r->first = next;
+		struct client *c = r->first;
+		r->first = c->next_ring;
+		client_unref(c);
 	}
 	pager_done(&r->pager);
 	free(r);

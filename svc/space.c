@@ -6,6 +6,13 @@
 #include <string.h>
 #include <time.h>
 
+enum {
+	/* Half a megabyte: blocks whose pages are wanted for the first time after a fork, or at
+	 * all, between two fills. */
+	LEAF_SPARES = 256,
+	KEEP_BLOCKS = 64,
+};
+
 /* ---- memory ---- */
 
 static void wait_for_memory(void)
@@ -35,16 +42,70 @@ void space_make_room(void **array, size_t count, size_t *room, size_t element)
 	*room = want;
 }
 
+/* The same, if there is memory. */
+static bool try_room(void **array, size_t count, size_t *room, size_t element)
+{
+	size_t want = *room ? *room : 16;
+
+	while (want < count)
+		want *= 2;
+	if (want == *room)
+		return true;
+	void *p = realloc(*array, want * element);
+	if (!p)
+		return false;
+	*array = p;
+	*room = want;
+	return true;
+}
+
 /* ---- graveyard ---- */
 
 void graveyard_init(struct graveyard *g, struct store *store)
 {
 	pthread_mutex_init(&g->lock, NULL);
-	g->first = g->blobs = NULL;
-	g->blob_count = 0;
+	g->first = g->blobs = g->spare = NULL;
+	g->blob_count = g->spares = 0;
 	g->store = store;
 	atomic_init(&g->next_id, 1);
 	atomic_init(&g->leaves, 0);
+}
+
+void graveyard_done(struct graveyard *g)
+{
+	while (g->spare) {
+		struct leaf *next = g->spare->next;
+		free(g->spare);
+		g->spare = next;
+	}
+	g->spares = 0;
+}
+
+static bool keep_spare(struct graveyard *g, struct leaf *leaf)
+{
+	pthread_mutex_lock(&g->lock);
+	bool kept = g->spares < LEAF_SPARES;
+	if (kept) {
+		leaf->next = g->spare;
+		g->spare = leaf;
+		g->spares++;
+	}
+	pthread_mutex_unlock(&g->lock);
+	return kept;
+}
+
+bool graveyard_fill(struct graveyard *g)
+{
+	struct leaf *leaf;
+
+	do {
+		leaf = malloc(sizeof(*leaf));
+		if (!leaf)
+			return false;
+		memset(leaf, 0, sizeof(*leaf)); /* so that it is there, not only promised */
+	} while (keep_spare(g, leaf));
+	free(leaf);
+	return true;
 }
 
 struct leaf *graveyard_take(struct graveyard *g)
@@ -66,16 +127,34 @@ void leaf_free(struct graveyard *g, struct leaf *leaf)
 	free(leaf);
 }
 
-struct leaf *leaf_new(struct graveyard *g)
+static struct leaf *leaf_begin(struct graveyard *g, struct leaf *leaf)
 {
-	struct leaf *leaf = space_alloc(sizeof(*leaf));
-
 	memset(leaf, 0, sizeof(*leaf));
 	atomic_init(&leaf->refs, 1);
 	leaf->id = atomic_fetch_add(&g->next_id, 1);
 	leaf->dirty = true;
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
+}
+
+struct leaf *leaf_new(struct graveyard *g)
+{
+	return leaf_begin(g, space_alloc(sizeof(struct leaf)));
+}
+
+/* For an answer to a fault: a spare one, or NULL when there is no memory either. */
+static struct leaf *leaf_new_at_once(struct graveyard *g)
+{
+	pthread_mutex_lock(&g->lock);
+	struct leaf *leaf = g->spare;
+	if (leaf) {
+		g->spare = leaf->next;
+		g->spares--;
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (!leaf)
+		leaf = malloc(sizeof(*leaf));
+	return leaf ? leaf_begin(g, leaf) : NULL;
 }
 
 void graveyard_add_blob(struct graveyard *g, blob_t blob)
@@ -110,10 +189,8 @@ void leaf_unref(struct graveyard *g, struct leaf *leaf)
 	pthread_mutex_unlock(&g->lock);
 }
 
-struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from)
+static struct leaf *leaf_copy(struct graveyard *g, struct leaf *leaf, const struct leaf *from)
 {
-	struct leaf *leaf = leaf_new(g);
-
 	memcpy(leaf->entry, from->entry, sizeof(leaf->entry));
 	leaf->out = from->out;
 	leaf->held = from->held;
@@ -126,6 +203,11 @@ struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from)
 			leaf->entry[i] = e & ~ENTRY_VALUE;
 	}
 	return leaf;
+}
+
+struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from)
+{
+	return leaf_copy(g, leaf_new(g), from);
 }
 
 /* ---- space ---- */
@@ -258,10 +340,26 @@ static struct block *block_at(const struct space *s, uint64_t number)
 	return i < s->block_count && s->block[i].number == number ? &s->block[i] : NULL;
 }
 
+/* There is room: space_block_insert sees to it, for every block may have to be listed by an
+ * answer to a fault. */
 static void list_dirty(struct space *s, uint64_t number)
 {
-	space_make_room((void **)&s->dirty, s->dirty_count, &s->dirty_room, sizeof(*s->dirty));
+	assert(s->dirty_count < s->dirty_room);
 	s->dirty[s->dirty_count++] = number;
+}
+
+/* Each of them is listed, and counts as one that may have to be. */
+static bool try_insert_room(struct space *s, size_t blocks)
+{
+	return try_room((void **)&s->block, s->block_count + blocks, &s->block_room,
+		       sizeof(*s->block)) &&
+	       try_room((void **)&s->dirty, s->dirty_count + s->block_count + 2 * blocks,
+		       &s->dirty_room, sizeof(*s->dirty));
+}
+
+void space_keep_room(struct space *s)
+{
+	(void)try_insert_room(s, KEEP_BLOCKS); /* else with the next */
 }
 
 static void block_changed(struct space *s, struct block *b)
@@ -276,7 +374,8 @@ void space_block_insert(struct space *s, uint64_t number, struct leaf *leaf)
 {
 	size_t at = space_block_index(s, number);
 
-	space_make_room((void **)&s->block, s->block_count, &s->block_room, sizeof(*s->block));
+	while (!try_insert_room(s, 1))
+		wait_for_memory();
 	memmove(&s->block[at + 1], &s->block[at], (s->block_count - at) * sizeof(*s->block));
 	s->block[at] = (struct block){.number = number, .leaf = leaf, .remapped = true};
 	s->block_count++;
@@ -299,6 +398,15 @@ struct leaf *space_block_detach(struct space *s, size_t at)
 	return leaf;
 }
 
+/* Takes the reference to own, a copy. */
+static void replace_leaf(struct space *s, struct block *b, struct leaf *own)
+{
+	leaf_unref(s->graveyard, b->leaf);
+	b->leaf = own;
+	b->remapped = true;
+	block_changed(s, b);
+}
+
 struct leaf *space_leaf(struct space *s, uint64_t number)
 {
 	struct block *b = block_at(s, number);
@@ -307,13 +415,27 @@ struct leaf *space_leaf(struct space *s, uint64_t number)
 		space_block_insert(s, number, leaf_new(s->graveyard));
 		b = block_at(s, number);
 	} else if (atomic_load(&b->leaf->refs) > 1) {
-		struct leaf *own = leaf_clone(s->graveyard, b->leaf);
-		leaf_unref(s->graveyard, b->leaf);
-		b->leaf = own;
-		b->remapped = true;
-		block_changed(s, b);
+		replace_leaf(s, b, leaf_clone(s->graveyard, b->leaf));
 	}
 	return b->leaf;
+}
+
+bool space_ready(struct space *s, uint64_t addr)
+{
+	struct block *b = block_at(s, addr >> BLOCK_SHIFT);
+	struct leaf *leaf;
+
+	if (b && atomic_load(&b->leaf->refs) == 1)
+		return true;
+	if (!b && !try_insert_room(s, 1))
+		return false;
+	if (!(leaf = leaf_new_at_once(s->graveyard)))
+		return false;
+	if (b)
+		replace_leaf(s, b, leaf_copy(s->graveyard, leaf, b->leaf));
+	else
+		space_block_insert(s, addr >> BLOCK_SHIFT, leaf);
+	return true;
 }
 
 uint32_t space_entry(const struct space *s, uint64_t addr)
@@ -454,4 +576,8 @@ void space_check(const struct space *s)
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_check(s, s->aside[i].leaf);
 	assert(s->aside_count == 0 || s->steps || s->unborn);
+	size_t unlisted = 0;
+	for (size_t i = 0; i < s->block_count; i++)
+		unlisted += !s->block[i].listed;
+	assert(s->dirty_room - s->dirty_count >= unlisted);
 }

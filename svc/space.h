@@ -172,9 +172,14 @@ struct graveyard {
 	unsigned blob_count;	  /* in it */
 	_Atomic uint64_t next_id; /* for new leaves */
 	_Atomic uint64_t leaves;  /* alive, for the overhead */
-	struct store *store;	  /* borrowed */
+	struct leaf *spare;	  /* for answers to faults, which may not wait for memory */
+	unsigned spares;
+	struct store *store; /* borrowed */
 };
 void graveyard_init(struct graveyard *g, struct store *store);
+void graveyard_done(struct graveyard *g); /* its spares; the dead are the caller's */
+/* Spares are made again. False: there is no memory for all of them. Not with a gate held. */
+bool graveyard_fill(struct graveyard *g);
 /* Takes all of it; the caller unrefs the blobs, deletes the rows and calls leaf_free. */
 struct leaf *graveyard_take(struct graveyard *g);
 void leaf_free(struct graveyard *g, struct leaf *leaf);
@@ -209,7 +214,11 @@ void space_done(struct space *s);
 
 /* Memory: none of these fails. What an event says can't be refused or forgotten, so when the
  * machine has no memory the caller waits (with its client's gate, nobody else's) until it has.
- */
+ * A fault can be answered later: for that there is space_ready, after which space_set_state of
+ * this page needs no memory. It takes what was kept for it, by graveyard_fill and
+ * space_keep_room. */
+bool space_ready(struct space *s, uint64_t addr); /* false: there is none now */
+void space_keep_room(struct space *s);
 
 /* ---- regions ---- */
 void space_region_add(

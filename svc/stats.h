@@ -13,6 +13,7 @@
 #define SERVICE_STATS(X)                                                                       \
 	X(uptime_s, gauge, "seconds since the service started")                                \
 	X(clients, gauge, "address spaces looked after, forked children included")             \
+	X(stopping, gauge, "1: it ends when every page is given back, and takes no more")      \
 	X(managed_bytes, gauge, "memory of clients registered with us")                        \
 	X(evicted_bytes, gauge, "page bytes that left the clients")                            \
 	X(stored_bytes, gauge, "packed bytes that hold them")                                  \
@@ -41,7 +42,11 @@
 	X(pages_evicted, counter, "pages moved out, stored and gone from their client")        \
 	X(pages_restored, counter, "pages put back, by fault or by order")                     \
 	X(events, counter, "fork, remap, remove and unmap events followed")                    \
+	X(oldest_fault_ms, gauge, "how long the oldest of all unanswered faults waits")        \
 	X(corrupt_pages, counter, "blobs whose checksum was wrong")                            \
+	X(scrub_pages, counter, "cold pages looked at, whether they can still be unpacked")    \
+	X(scrub_damaged, counter, "of these, damaged ones: their programs will be stopped")    \
+	X(scrub_rounds, counter, "how often all were looked at")                               \
 	X(readers_replaced, counter, "fault threads stuck at a client, and replaced")
 
 #define CLIENT_STATS(X)                                                                        \
@@ -50,6 +55,7 @@
 	X(evicted_bytes, gauge, "page bytes that left the client")                             \
 	X(stored_bytes, gauge, "packed bytes that hold them; shared ones count for each")      \
 	X(waiting_faults, gauge, "faults read that can't be answered yet")                     \
+	X(oldest_fault_ms, gauge, "how long the oldest of them waits")                         \
 	X(charged_bytes, gauge, "with headers, shared ones by their share: for the limits")    \
 	X(limit_bytes, gauge, "memory-limit of its policy for these, 0 = none")                \
 	X(faults, counter, "page faults answered")                                             \
@@ -65,10 +71,28 @@
 	X(events_unmap, counter, "unmaps followed")                                            \
 	X(blocks_recovered, counter, "pages found present though recorded as out (a fault)")
 
+/* What has run full or is stuck: while it lasts evictions stop, programs get their pages all
+ * the same, and it goes away by itself when its cause does. X(id, name, what). */
+#define TROUBLES(X)                                                                            \
+	X(STORE, "store-full", "the store is at its memory-limit, or others filled its tmpfs") \
+	X(INDEX, "index", "rows of the index can't be written")                                \
+	X(MEMORY, "memory", "the service gets no memory from the kernel")                      \
+	X(FILES, "descriptors", "nearly all of the service's descriptors are in use")          \
+	X(READER, "reader-stuck", "a program's memory limit holds up who answers its faults")  \
+	X(ROOM, "no-room", "the machine has no room for pages that are to be put back")
+enum trouble {
+#define X(id, name, what) TROUBLE_##id,
+	TROUBLES(X)
+#undef X
+		TROUBLE_COUNT
+};
+
 struct service_stats {
 #define X(name, type, help) uint64_t name;
 	SERVICE_STATS(X)
 #undef X
+	uint64_t
+		trouble_ms[TROUBLE_COUNT]; /* 0: there is none; else for how long, at least 1 */
 };
 
 struct client_stats {

@@ -7,8 +7,10 @@
 #include "http.h"
 #include "log.h"
 #include "maps.h"
+#include "notify.h"
 #include "order.h"
 #include "owner.h"
+#include "pace.h"
 #include "pagemap.h"
 #include "policy.h"
 #include "process.h"
@@ -29,6 +31,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -75,7 +78,8 @@ struct loop {
 	struct handshake handshake[ATTACHMENTS_MAX];
 	size_t handshakes;
 	uint64_t next_id;
-	bool deaf; /* the attach socket isn't listened to */
+	bool deaf;   /* the attach socket isn't listened to */
+	bool ending; /* all is being given back */
 	bool stop;
 };
 
@@ -396,11 +400,15 @@ static const char *accept_error(int r)
 static void on_attach(struct loop *l)
 {
 	struct attachment *a;
-	int r = attach_accept(l->w, &a);
+	if (l->ending)
+		return; /* the event is older than our end */
+	int r = attach_accept(l->w, l->handshakes, &a);
 
 	if (r < 0) {
 		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
 			return;
+		if (r == -EMFILE || r == -ENFILE)
+			trouble_set(l->w, TROUBLE_FILES, true);
 		log_warn("attach: %s; no program is taken over for a second", accept_error(r));
 		listen_again(l, false);
 		return;
@@ -437,6 +445,48 @@ static void on_handshake(struct loop *l, uint64_t id)
 
 /* ---- the loop ---- */
 
+/* Nobody is taken over any more, and who asks runs on as without a service. */
+static void admit_nobody(struct loop *l)
+{
+	int fd;
+
+	while (l->handshakes > 0) {
+		attach_free(l->handshake[0].attachment);
+		end_handshake(l, 0);
+	}
+	/* It is the keeper's, so it stays: but nobody can connect to it any more. */
+	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, l->w->attach_fd, NULL);
+	shutdown(l->w->attach_fd, SHUT_RDWR);
+	while ((fd = accept4(l->w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+		close(fd); /* it had connected, and waits */
+	l->deaf = false;
+}
+
+static void say_it_goes_on(struct worker *w)
+{
+	struct release_left left;
+	char bytes[PACE_TEXT];
+
+	release_left(w, &left);
+	log_info("ending already: %llu programs and %s left; it ends when all is given back",
+		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
+}
+
+/* Faults are answered and programs looked after until the restorer is done. Where clients are
+ * to be kept for the next service, this is the place to end without it. */
+static void begin_end(struct loop *l)
+{
+	if (l->ending) {
+		say_it_goes_on(l->w);
+		return;
+	}
+	l->ending = true;
+	atomic_store(&l->w->state->ending, 1);
+	admit_nobody(l);
+	evictor_end_evictions(l->w->evictor);
+	restorer_release_all(l->w->restorer);
+}
+
 static void on_signal(struct loop *l)
 {
 	struct signalfd_siginfo info;
@@ -444,7 +494,7 @@ static void on_signal(struct loop *l)
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo != SIGHUP) {
-			l->stop = true;
+			begin_end(l);
 			continue;
 		}
 		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
@@ -472,6 +522,7 @@ static void dispatch(struct loop *l, uint64_t data)
 	case SOURCE_KICK:
 		drain_counter(l->w->kick_fd);
 		sweep_and_arm(l->w);
+		l->stop = l->ending && restorer_released(l->w->restorer);
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
@@ -499,6 +550,9 @@ static void loop_run(struct worker *w)
 	struct loop l = {.w = w};
 	struct epoll_event event[EVENTS];
 
+	/* The worker that was told to has died meanwhile. */
+	if (atomic_load(&w->state->ending))
+		begin_end(&l);
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
 		for (int i = 0; i < n; i++)
@@ -563,9 +617,11 @@ static int open_store(struct worker *w, const struct runtime *rt, bool again)
 
 	if (r < 0)
 		log_error("%s: %s", rt->store, why[0] ? why : runtime_store_problem(r));
-	else
-		graveyard_init(&w->graveyard, w->store);
-	return r;
+	if (r < 0)
+		return r;
+	graveyard_init(&w->graveyard, w->store);
+	graveyard_fill(&w->graveyard);
+	return 0;
 }
 
 static int start_threads(struct worker *w)
@@ -598,7 +654,7 @@ static void worker_close(struct worker *w)
 	http_stop(w->http);
 	evictor_stop(w->evictor);
 	if (w->readers)
-		release_all(w);
+		release_goodbye(w);
 	evictor_free(w->evictor);
 	restorer_stop(w->restorer);
 	readers_stop(w->readers);
@@ -611,12 +667,14 @@ static void worker_close(struct worker *w)
 		next = l->next;
 		leaf_free(&w->graveyard, l);
 	}
+	if (w->store)
+		graveyard_done(&w->graveyard);
 	store_close(w->store);
 	config_free(w->config);
 	if (w->brief.hint)
 		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
 			HINT_SLOTS * sizeof(*w->brief.hint));
-	const int fds[] = {w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd};
+	const int fds[] = {w->epoll_fd, w->signal_fd, w->kick_fd, w->timer_fd, w->meminfo_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -631,7 +689,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->device = o->device;
 	w->attach_fd = o->attach_fd;
 	w->state = o->state;
-	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = -1;
+	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = w->meminfo_fd = -1;
 	w->started_ms = worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
@@ -647,6 +705,18 @@ static void close_strangers(const struct worker_options *o)
 	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
 }
 
+static void open_meminfo(struct worker *w)
+{
+	int fd = pace_open();
+
+	if (fd < 0)
+		log_warn("/proc/meminfo: %s: pages go back without a look at how much memory "
+			 "is left",
+			strerror(-fd));
+	else
+		w->meminfo_fd = fd;
+}
+
 int worker_run(const struct worker_options *o)
 {
 	struct worker w;
@@ -656,6 +726,7 @@ int worker_run(const struct worker_options *o)
 	worker_init(&w, o);
 	if (o->again)
 		close_strangers(o);
+	open_meminfo(&w);
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
 		log_error("%s", message);
@@ -676,8 +747,9 @@ int worker_run(const struct worker_options *o)
 			recover_resume(&w);
 		atomic_store(&o->state->serves_since_ms, worker_now_ms());
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+		notify_ready();
 		loop_run(&w);
-		log_info("larderd: ending; giving every page back");
+		log_info("larderd: every page is given back");
 		worker_close(&w);
 	}
 	return r;

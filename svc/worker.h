@@ -17,6 +17,7 @@
 #include "histogram.h"
 #include "qsbr.h"
 #include "space.h"
+#include "trouble.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -46,9 +47,10 @@ struct worker_options {
 
 struct worker {
 	const char *runtime_dir, *config_path, *no_eviction;
-	int device, attach_fd; /* borrowed */
+	int device, attach_fd;			    /* borrowed */
 	int epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
-	struct state *state; /* borrowed; records: under the lock */
+	int meminfo_fd;				    /* owned; -1: unknown */
+	struct state *state;			    /* borrowed; records: under the lock */
 	uint64_t started_ms;
 	uint64_t baseline_bytes;
 
@@ -78,7 +80,9 @@ struct worker {
 	struct brief brief; /* the main thread's */
 	bool timer_armed;   /* the main thread's */
 
+	struct troubles troubles;
 	_Atomic uint64_t corrupt_pages;
+	_Atomic uint64_t scrub_pages, scrub_damaged, scrub_rounds;
 	_Atomic uint64_t pages_recompressed, recompress_left, recompress_cpu_us;
 	/* Of clients that are gone. */
 	_Atomic uint64_t past_faults, past_evicted, past_restored, past_events;
@@ -87,8 +91,8 @@ struct worker {
 uint64_t worker_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t worker_now_ms(void);
 
-/* Serves until SIGTERM or SIGINT; then gives every page back. After an error everything is left
- * as it is: the process ends, and clients wait for another. */
+/* Serves until SIGTERM or SIGINT; then goes on until every page is given back. After an error
+ * everything is left as it is: the process ends, and clients wait for another. */
 int worker_run(const struct worker_options *o);
 
 /* The main thread looks for clients that are gone. Any thread. */
@@ -108,7 +112,12 @@ void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
-size_t worker_count_user(struct worker *w, uid_t uid);		  /* its clients */
+size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
+/* For a walk over all from *at = 0 on: a reference, or NULL at the end. Needs no memory. Who
+ * comes meanwhile may be missed. */
+struct client *worker_walk(struct worker *w, size_t *at);
+/* Of the lowest id that is at least this: a reference, or NULL. Needs no memory. */
+struct client *worker_next(struct worker *w, uint64_t id);
 struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or NULL */
 struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
 struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */

@@ -140,6 +140,33 @@ size_t worker_count_user(struct worker *w, uid_t uid)
 	return count;
 }
 
+struct client *worker_walk(struct worker *w, size_t *at)
+{
+	struct client *found = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	while (*at < w->place_count && !found)
+		found = w->place[(*at)++];
+	if (found)
+		client_ref(found);
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
+struct client *worker_next(struct worker *w, uint64_t id)
+{
+	struct client *best = NULL;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count; i++)
+		if (w->client[i]->id >= id && (!best || w->client[i]->id < best->id))
+			best = w->client[i];
+	if (best)
+		client_ref(best);
+	pthread_mutex_unlock(&w->lock);
+	return best;
+}
+
 struct client *worker_by_id(struct worker *w, uint64_t id)
 {
 	struct client *found = NULL;

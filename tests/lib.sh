@@ -12,6 +12,7 @@ service=''     # pid of larderd, '' when it isn't running
 started=()     # pids of programs to end with the test
 at_exit=()     # commands for the end, when those have ended
 client_pid=''  # what client_start started last
+larderd_in=()  # a command that executes larderd; empty: nothing has to
 
 fail() {
 	echo "FAIL: $*" >&2
@@ -66,10 +67,21 @@ as_nobody() { exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
 # shellcheck disable=SC2034 # for the tests
 everyone=$'[service]\nallow-user = *' # a configuration that lets any user's programs in
 
+# memory_is MIB: what the service is told that the machine has available, of 4 GiB. The first time, before
+# it starts.
+memory_is() {
+	printf '%s kB\n' "MemTotal: $((4 << 20))" "MemAvailable: $(($1 << 10))" 'SwapFree: 0' >"$work/meminfo.new"
+	# In place: it is the file that is mounted.
+	cat "$work/meminfo.new" >"$work/meminfo"
+	# shellcheck disable=SC2016 # the inner shell's
+	larderd_in=(unshare --mount --propagation private sh -c
+		'mount --bind "$0" /proc/meminfo && exec "$@"' "$work/meminfo")
+}
+
 # larderd_start CONFIG: starts it with that text as its configuration. It is ready on return.
 larderd_start() {
 	printf '%s\n' "$1" >"$work/larder.conf"
-	"$build/svc/larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
+	"${larderd_in[@]}" "$build/svc/larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
 		2>>"$work/larderd.log" </dev/null &
 	service=$!
 	wait_for larderd_answers || fail "larderd doesn't answer"
@@ -94,6 +106,22 @@ json() { larder status --json | jq -er "$1"; }
 
 # client FIELD [PID]: a number of the status, of the latest client unless a pid is given.
 client() { json ".clients[] | select(.pid == ${2:-$client_pid}) | .$1"; }
+
+# in_trouble NAME: the status and the metrics say so. no_trouble: of nothing, in either.
+in_trouble() {
+	json ".service.trouble[] | select(.name == \"$1\") | .since_s" && metrics | grep -qx "larder_trouble{name=\"$1\"} 1"
+}
+no_trouble() {
+	[ "$(json '.service.trouble | length')" -eq 0 ] && ! metrics | grep 'larder_trouble{.*} 1$'
+}
+metrics() {
+	python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+sys.stdout.write(s.makefile(encoding="utf-8").read())' "$LARDER_RUNTIME_DIR/stats.sock"
+}
 
 # ---- programs ----
 

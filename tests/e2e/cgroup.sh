@@ -75,11 +75,15 @@ evict_fully
 no_room
 printf r >"$work/home/in-16"
 wait_for starves || fail "it doesn't starve: $(larder status "$client_pid")"
+waits_long() { [ "$(client oldest_fault_ms)" -gt 500 ] && [ "$(json .service.oldest_fault_ms)" -gt 500 ]; }
+wait_for waits_long || fail "its oldest fault waits for $(client oldest_fault_ms) ms"
 larder evict "$other" >"$work/evict.out" 2>&1 || fail "evict of another: $(cat "$work/evict.out")"
 other_is_well 'beside one that starves'
 room
 wait_for answers 1 || fail 'it hangs though there is room'
 [ "$(tail -n 1 "$work/client.out")" = good ] || fail 'wrong bytes after it had starved'
+no_fault_waits() { [ "$(json .service.oldest_fault_ms)" -eq 0 ]; }
+wait_for no_fault_waits || fail "a fault waits still, for $(json .service.oldest_fault_ms) ms"
 holder_stop
 
 # ---- pages that find no place in the store either ----

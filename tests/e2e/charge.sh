@@ -28,7 +28,7 @@ charged() {
 }
 
 larderd_start "$everyone"
-group service "$service"
+group service "$(json .service.pid)"
 redis_start
 group program "$client_pid"
 redis_fill 60000

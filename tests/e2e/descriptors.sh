@@ -35,9 +35,10 @@ wait_for grep -q ready "$work/client.out" || fail "not ready: $(cat "$work/clien
 client_wait
 evict_fully
 
-descriptors=$(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c)
-# The worker's limit counts; its table is the keeper's too.
-prlimit --pid "$(json .service.pid)" --nofile=$((descriptors + 120))
+# The process that does the work.
+worker=$(json .service.pid)
+descriptors=$(find "/proc/$worker/fd" -mindepth 1 -printf . | wc -c)
+prlimit --pid "$worker" --nofile=$((descriptors + 60)):
 first=$client_pid
 for _ in $(seq 20); do
 	client_start sleep 1000
@@ -45,17 +46,22 @@ done
 wait_for grep -q 'too few descriptors' "$work/larderd.log" || fail "it doesn't say what is wrong"
 running() { [ "$(pgrep -P "$$" -x sleep | wc -l)" -eq 20 ]; }
 wait_for running || fail 'a program was held up'
-clients=$(json '.clients | length')
+# While none is left for it, nobody is answered.
+counted() { clients=$(json '.clients | length'); }
+wait_for counted || fail 'it does not answer'
 [ "$clients" -gt 1 ] && [ "$clients" -lt 21 ] || fail "$clients clients"
-# When those that were turned away are closed.
-kept() { [ "$(find "/proc/$service/fd" -mindepth 1 -printf . | wc -c)" -le $((descriptors + 120 - 16)) ]; }
-wait_for kept || fail 'too few descriptors are left'
+[ "$(find "/proc/$worker/fd" -mindepth 1 -printf . | wc -c)" -lt $((descriptors + 60)) ] ||
+	fail 'no descriptor is left'
 
 client_pid=$first
 answers() { grep -q -e good -e bad "$work/client.out"; }
 echo go >"$work/home/in"
 wait_for answers || fail 'a fork hangs'
 grep -q good "$work/client.out" || fail 'a forked child read wrong bytes'
+prlimit --pid "$worker" --nofile=$(($(find "/proc/$worker/fd" -mindepth 1 -printf . | wc -c) + 5)):
+wait_for in_trouble descriptors || fail "no trouble: $(larder status)"
+prlimit --pid "$worker" --nofile=$((descriptors + 1000)):
+wait_for no_trouble || fail "trouble with descriptors again: $(larder status)"
 larderd_stop
 
 larderd_start $'[service]

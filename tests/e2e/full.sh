@@ -40,7 +40,10 @@ is_full_with() {
 			"$work/evict.out" && [ "$(client evicted_bytes)" -ge $(($1 << 20)) ]
 }
 
+no_trouble || fail 'trouble before it is full'
 evict_until_full 10
+wait_for in_trouble store-full || fail "full, and no trouble: $(larder status)"
+larder status | grep -q '^TROUBLE   store-full for ' || fail 'larder status does not say that it is full'
 [ "$(client evicted_bytes)" -le $((24 << 20)) ] || fail "$(client evicted_bytes) bytes out, above the limit"
 all_the_same
 
@@ -48,6 +51,7 @@ all_the_same
 no_overhead() { [ "$(json .service.overhead_bytes)" -lt $((4 << 20)) ]; }
 larder release "$client_pid" >/dev/null
 wait_for no_overhead || fail "after release: overhead $(json .service.overhead_bytes)"
+wait_for no_trouble || fail "with room again: $(larder status)"
 evict_until_full 10
 all_the_same
 
@@ -55,8 +59,10 @@ larder release "$client_pid" >/dev/null
 ballast=$LARDER_RUNTIME_DIR/store/ballast
 ! head -c 24M /dev/zero >"$ballast" 2>"$work/head.out" || fail 'the tmpfs has room for 24 MiB more'
 evict_until_full 0
+wait_for in_trouble store-full || fail "its tmpfs is full, and no trouble: $(larder status)"
 all_the_same
 rm "$ballast"
+wait_for no_trouble || fail "without the ballast: $(larder status)"
 evict_until_full 10
 all_the_same
 [ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'corrupt pages'

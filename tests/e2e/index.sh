@@ -66,9 +66,11 @@ stop "$client_pid" || true
 client_pid=$first
 wait_for said 'Device or resource busy: somebody writes to it; tried again every second' ||
 	fail 'the log does not say that somebody writes to the index'
+wait_for in_trouble index || fail "no trouble: $(larder status)"
 : >"$work/go"
 wait "$writer" || fail "the writer ended with $?"
 wait_for said 'written again' || fail 'the index is not written again'
+wait_for no_trouble || fail "trouble though it is written again: $(larder status)"
 [ "$(wc -l <"$work/larderd.log")" -lt 30 ] || fail 'the log is full of it'
 agrees || fail "status $evicted, view clients $in_clients, view pages_by_block $in_blocks"
 

@@ -15,9 +15,12 @@ libdir=$prefix/$(cache CMAKE_INSTALL_LIBDIR)
 
 for file in bin/larder sbin/larderd share/man/man1/larder.1 share/man/man5/larder.conf.5 \
 	share/man/man8/larderd.8 share/doc/larder/larder.conf share/doc/larder/README.md \
-	share/doc/larder/LICENSE; do
+	share/doc/larder/LICENSE lib/systemd/system/larderd.service lib/systemd/system/run-larder-store.mount \
+	lib/sysusers.d/larder.conf lib/tmpfiles.d/larder.conf; do
 	[ -s "$prefix/$file" ] || fail "$file isn't installed"
 done
+! grep '@' "$prefix/lib/systemd/system/larderd.service" | grep -v '^SystemCallFilter=@system-service$' ||
+	fail 'larderd.service has a place that was not filled in'
 [ -s "$libdir/liblarder.so" ] || fail "liblarder.so isn't in $libdir"
 ! readelf -d "$prefix/bin/larder" "$prefix/sbin/larderd" "$libdir/liblarder.so" | grep -E 'RPATH|RUNPATH' ||
 	fail 'a binary looks for libraries in the build tree'

@@ -51,6 +51,7 @@ void fake_init(struct worker *w)
 	pthread_cond_init(&w->changed, NULL);
 	w->reload_message = "nothing changed";
 	fill((uint64_t *)&w->service, sizeof(w->service) / sizeof(uint64_t), 1000);
+	memset(w->service.trouble_ms, 0, sizeof(w->service.trouble_ms));
 	add_client(w, 101, 1000, "/usr/bin/one");
 	add_client(w, 102, 1001, "/odd/\"quoted\"\\path\nline\xff");
 	w->clients[1].ns_pid = 7;
@@ -147,6 +148,17 @@ int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 	int r = w->release_error;
 	if (r == 0)
 		*ret = w->release;
+	pthread_mutex_unlock(&w->lock);
+	return r;
+}
+
+int control_release_all(struct worker *w, struct release_all_result *ret)
+{
+	atomic_fetch_add(&w->all_releases, 1);
+	pthread_mutex_lock(&w->lock);
+	int r = w->release_error;
+	if (r == 0)
+		*ret = w->release_all;
 	pthread_mutex_unlock(&w->lock);
 	return r;
 }

@@ -19,8 +19,9 @@ struct worker {
 	int clients_error, evict_error, release_error, reload_error;
 	struct evict_result evict;
 	struct release_result release;
+	struct release_all_result release_all;
 	const char *reload_message;
-	atomic_uint evicts, releases, reloads; /* calls that got through */
+	atomic_uint evicts, releases, all_releases, reloads; /* calls that got through */
 	_Atomic uint64_t ordered; /* id of the client that the last order was for */
 	/* While held, evict doesn't return. */
 	pthread_mutex_t lock;

@@ -157,6 +157,24 @@ static void a_status_without_clients_says_how_to_start(void **state)
 	expect_in(p->dir, &e, 1);
 }
 
+static void trouble_is_shown(void **state)
+{
+	struct place *p = *state;
+	static const struct expect none = {"$larder status | grep -c TROUBLE", 1, "0\n", NULL};
+	expect_in(p->dir, &none, 1);
+	pthread_mutex_lock(&p->server->worker.lock);
+	p->server->worker.service.trouble_ms[TROUBLE_STORE] = 61000;
+	p->server->worker.service.trouble_ms[TROUBLE_READER] = 1;
+	pthread_mutex_unlock(&p->server->worker.lock);
+	static const struct expect shown[] = {
+		{"$larder status | grep -c TROUBLE", 0, "2\n", NULL},
+		{"$larder status", 0, "\nTROUBLE   store-full for 1m 1s: the store is at its",
+			NULL},
+		{"$larder status", 0, "\nTROUBLE   reader-stuck for 0s: ", NULL},
+	};
+	expect_in(p->dir, shown, COUNT(shown));
+}
+
 static void corruption_is_not_hidden(void **state)
 {
 	struct place *p = *state;
@@ -177,6 +195,14 @@ static const struct expect evicts[] = {
 	{"$larder evict 101 | grep -c discarded", 1, "0\n", NULL},
 	{"$larder evict --json 101", 0, "\"moved_pages\": 256", NULL},
 	{"$larder release 101", 0, "restored 512 pages (2.00 MiB)\n", NULL},
+	{"$larder release --all", 1,
+		"restored 256 pages (1.00 MiB); 3 programs have all of their memory\n"
+		"left 2560 pages (10.0 MiB) of 2 programs: no more room\n",
+		NULL},
+	{"$larder release --all --json | tr -d ' \\n'", 0,
+		"{\"clients\":3,\"restored_pages\":256,\"left_clients\":2,\"left_pages\":2560,"
+		"\"why\":\"nomoreroom\"}",
+		NULL},
 	{"$larder reload", 0, "nothing changed\n", NULL},
 };
 
@@ -194,10 +220,16 @@ static void orders_are_given_and_answered(void **state)
 		.refused_bytes = {[MAPS_FILE] = 4096},
 		.why = "the store is full"};
 	w->release.restored_pages = 512;
+	w->release_all = (struct release_all_result){.clients = 3,
+		.restored_pages = 256,
+		.left_clients = 2,
+		.left_pages = 2560,
+		.why = "no more room"};
 	pthread_mutex_unlock(&w->lock);
 	expect_in(p->dir, evicts, COUNT(evicts));
-	assert_int_equal(w->evicts, COUNT(evicts) - 2);
+	assert_int_equal(w->evicts, COUNT(evicts) - 4);
 	assert_int_equal(w->releases, 1);
+	assert_int_equal(w->all_releases, 2);
 	assert_int_equal(w->reloads, 1);
 }
 
@@ -233,6 +265,7 @@ int main(void)
 		SERVED(the_status_is_shown),
 		SERVED(a_status_without_clients_says_how_to_start),
 		SERVED(corruption_is_not_hidden),
+		SERVED(trouble_is_shown),
 		SERVED(orders_are_given_and_answered),
 		SERVED(refusals_are_told),
 	};

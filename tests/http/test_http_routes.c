@@ -22,6 +22,7 @@ static const struct ask {
 	{"GET /metrics", 200, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"},
 	{"POST /v1/clients/101/evict", 200, "\"moved_pages\":"},
 	{"POST /v1/clients/101/release", 200, "\"restored_pages\":"},
+	{"POST /v1/release", 200, "\"left_pages\":0"},
 	{"POST /v1/reload", 200, "{\"reloaded\":true,\"message\":\"nothing changed\"}"},
 
 	{"GET /", 404, "{\"error\":\"no such path\"}"},
@@ -46,6 +47,7 @@ static const struct ask {
 	{"PUT /metrics", 405, "Allow: GET\r\n"},
 	{"GET /v1/clients/101/evict", 405, "Allow: POST\r\n"},
 	{"HEAD /v1/clients/101/release", 405, "Allow: POST\r\n"},
+	{"GET /v1/release", 405, "{\"error\":\"only POST is possible here\"}"},
 	{"GET /v1/reload", 405, "{\"error\":\"only POST is possible here\"}"},
 };
 
@@ -63,6 +65,7 @@ static void every_path_answers(void **state)
 	/* Refused requests reached nobody. */
 	assert_int_equal(s->worker.evicts, 1);
 	assert_int_equal(s->worker.releases, 1);
+	assert_int_equal(s->worker.all_releases, 1);
 	assert_int_equal(s->worker.reloads, 1);
 }
 
@@ -205,6 +208,26 @@ static void evict_tells_all_of_its_result(void **state)
 	json_object_put(o);
 }
 
+static void trouble_has_a_name_and_an_age(void **state)
+{
+	struct server *s = *state;
+	struct json_object *o = json_as(s, 0, "GET /v1/status", 200), *service, *list;
+	assert_true(json_object_object_get_ex(o, "service", &service));
+	assert_true(json_object_object_get_ex(service, "trouble", &list));
+	assert_int_equal(json_object_array_length(list), 0);
+	json_object_put(o);
+
+	s->worker.service.trouble_ms[TROUBLE_INDEX] = 2500;
+	o = json_as(s, 0, "GET /v1/status", 200);
+	assert_true(json_object_object_get_ex(o, "service", &service));
+	assert_true(json_object_object_get_ex(service, "trouble", &list));
+	assert_int_equal(json_object_array_length(list), 1);
+	struct json_object *t = json_object_array_get_idx(list, 0);
+	assert_string_equal(json_text(t, "name"), "index");
+	assert_int_equal(json_number(t, "since_s"), 2);
+	json_object_put(o);
+}
+
 static void release_tells_its_result(void **state)
 {
 	struct server *s = *state;
@@ -228,6 +251,7 @@ static const struct permission {
 	{ALICE, "POST /v1/clients/102/evict", 403},
 	{ALICE, "POST /v1/clients/101/release", 200},
 	{ALICE, "POST /v1/clients/102/release", 403},
+	{ALICE, "POST /v1/release", 403},
 	{ALICE, "POST /v1/reload", 403},
 	{BOB, "POST /v1/clients/102/evict", 200},
 	{BOB, "POST /v1/clients/101/evict", 403},
@@ -237,26 +261,32 @@ static const struct permission {
 	{STRANGER, "POST /v1/clients/101/release", 403},
 	{SERVICE_UID, "GET /v1/clients/101", 200},
 	{SERVICE_UID, "POST /v1/clients/102/evict", 200},
+	{SERVICE_UID, "POST /v1/release", 200},
 	{SERVICE_UID, "POST /v1/reload", 200},
+	{0, "POST /v1/release", 200},
 	{0, "POST /v1/clients/102/release", 200},
 	{(uid_t)-1, "POST /v1/clients/101/evict", 403},
 };
+
+static unsigned orders_given(const struct server *s)
+{
+	return s->worker.evicts + s->worker.releases + s->worker.all_releases +
+	       s->worker.reloads;
+}
 
 static void only_owners_and_root_may(void **state)
 {
 	struct server *s = *state;
 	for (size_t i = 0; i < sizeof(permissions) / sizeof(permissions[0]); i++) {
 		const struct permission *p = &permissions[i];
-		unsigned before = s->worker.evicts + s->worker.releases + s->worker.reloads;
+		unsigned before = orders_given(s);
 		struct reply r;
 		ask_as(s, p->uid, p->request, &r);
 		if (r.status != p->status)
 			fail_msg("%s as %u: %d instead of %d", p->request, p->uid, r.status,
 				p->status);
 		if (r.status == 403)
-			assert_int_equal(
-				s->worker.evicts + s->worker.releases + s->worker.reloads,
-				before);
+			assert_int_equal(orders_given(s), before);
 		reply_done(&r);
 	}
 }
@@ -389,6 +419,23 @@ static void a_list_that_cannot_be_made_is_an_error(void **state)
 	json_object_put(json_as(s, 0, "GET /metrics", 503));
 }
 
+static void release_all_tells_its_result(void **state)
+{
+	struct server *s = *state;
+	s->worker.release_all = (struct release_all_result){.clients = 3,
+		.restored_pages = 77,
+		.left_clients = 2,
+		.left_pages = 55,
+		.why = "no more room"};
+	struct json_object *o = json_as(s, 0, "POST /v1/release", 200);
+	assert_int_equal(json_number(o, "clients"), 3);
+	assert_int_equal(json_number(o, "restored_pages"), 77);
+	assert_int_equal(json_number(o, "left_clients"), 2);
+	assert_int_equal(json_number(o, "left_pages"), 55);
+	assert_string_equal(json_text(o, "why"), "no more room");
+	json_object_put(o);
+}
+
 static void reload_tells_what_is_wrong(void **state)
 {
 	struct server *s = *state;
@@ -416,7 +463,9 @@ int main(void)
 		T(stall_is_a_share_of_the_time_under_care),
 		T(odd_names_are_valid_json),
 		T(evict_tells_all_of_its_result),
+		T(trouble_has_a_name_and_an_age),
 		T(release_tells_its_result),
+		T(release_all_tells_its_result),
 		T(only_owners_and_root_may),
 		T(an_order_is_for_the_client_whose_owner_was_checked),
 		T(users_see_the_totals_and_their_own_clients),

@@ -2,10 +2,11 @@
  * left for the holder, isn't forgotten. Everything else of the service is a stub. */
 #include "control.h"
 #include "evictor.h"
-#include "give_back.h"
 #include "pager.h"
 #include "quota.h"
 #include "readers.h"
+#include "release.h"
+#include "restorer.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -31,6 +32,17 @@ int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
 	for (*ret_count = 0; *ret_count < CLIENTS; ++*ret_count)
 		(*ret)[*ret_count] = &client[*ret_count];
 	return 0;
+}
+
+void trouble_ages(struct worker *w, uint64_t ret_ms[TROUBLE_COUNT])
+{
+	(void)w;
+	memset(ret_ms, 0, TROUBLE_COUNT * sizeof(*ret_ms));
+}
+
+uint64_t worker_now_ns(void)
+{
+	return 7000000000;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
@@ -70,10 +82,21 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 	return -ENOSYS;
 }
 
-int give_back_all(struct pager *p, struct client *c)
+bool restorer_releases(struct restorer *r)
+{
+	(void)r;
+	return false;
+}
+
+int release_client(struct pager *p, struct client *c)
 {
 	(void)p, (void)c;
 	return -ENOSYS;
+}
+
+void release_all(struct pager *p, struct release_all_result *ret)
+{
+	(void)p, (void)ret;
 }
 
 int pager_init(struct pager *p, struct worker *w)

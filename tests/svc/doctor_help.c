@@ -149,6 +149,9 @@ static const struct file {
 	{"/etc/larder/larder.conf", "[service]\nallow-user = *\n"},
 	{"/run/larder/store/index.db", ""},
 	{"/proc/100/cmdline", "larderd"},
+	{"/proc/100/oom_score_adj", "-900\n"},
+	{"/proc/100/cgroup", "5:pids:/daemons\n0::/system.slice/larderd.service\n"},
+	{"/sys/fs/cgroup/system.slice/larderd.service/pids.max", "4915\n"},
 	{"/proc/100/status", "Name:\tlarderd\nVmLck:\t  123 kB\nCapEff:\t000001ffffffffff\n"},
 	{"/proc/100/limits",
 		"Limit                     Soft Limit           Hard Limit\n"

@@ -116,6 +116,11 @@ int birth_settle(struct pager *p, struct client *child)
 	return 0;
 }
 
+void trouble_set(struct worker *w, enum trouble t, bool on)
+{
+	(void)w, (void)t, (void)on;
+}
+
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
 {
 	(void)w, (void)c, (void)delay_ns;

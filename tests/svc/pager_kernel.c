@@ -103,6 +103,11 @@ void client_unref(struct client *c)
 	(void)c;
 }
 
+void trouble_set(struct worker *w, enum trouble t, bool on)
+{
+	(void)w, (void)t, (void)on;
+}
+
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
 {
 	(void)w, (void)c, (void)delay_ns;

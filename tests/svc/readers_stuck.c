@@ -62,16 +62,10 @@ void pager_service(struct pager *p, struct client *c)
 	sem_post(&at->served);
 }
 
-int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+struct client *worker_walk(struct worker *w, size_t *at)
 {
-	struct client **all = calloc(CLIENTS, sizeof(struct client *));
-
 	assert_ptr_equal(w, &worker);
-	for (size_t i = 0; i < CLIENTS; i++)
-		all[i] = &place[i].client;
-	*ret = all;
-	*ret_count = CLIENTS;
-	return 0;
+	return *at < CLIENTS ? &place[(*at)++].client : NULL;
 }
 
 struct client *worker_by_token(struct worker *w, uint64_t token)
@@ -145,12 +139,15 @@ static void every_reader_stuck(unsigned lanes, size_t stuck)
 		sem_wait(&place[i].served);
 	}
 	assert_true(readers_replaced(r) + lanes > stuck);
+	assert_true(readers_stuck(r) + lanes > stuck && readers_stuck(r) <= stuck);
 	for (size_t i = 0; i < stuck; i++) {
 		place[i].blocks = false;
 		sem_post(&place[i].go);
 		sem_wait(&place[i].served);
 	}
 	everybody_is_served();
+	while (readers_stuck(r) > 0) /* or the test hangs */
+		usleep(1000);
 	end(r);
 }
 
