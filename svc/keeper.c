@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -38,10 +39,14 @@ static void take_signals(sigset_t *set)
 
 static pid_t start_worker(int (*work)(void *arg, bool again), void *arg, bool again)
 {
+	pid_t keeper = getpid();
 	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, 0);
 
-	if (pid == 0)
-		exit(work(arg, again));
+	if (pid == 0) {
+		/* Nobody would follow it: better to give everything back while it can. */
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		exit(getppid() == keeper ? work(arg, again) : EXIT_FAILURE);
+	}
 	if (pid < 0)
 		log_error("a worker can't be started: %s", strerror(errno));
 	return pid;

@@ -1,7 +1,8 @@
 /* The keeper: the worker's parent. It shares its table of descriptors and does nothing else, so
  * that when a worker dies no descriptor is closed: not a client's userfaultfd, nor that of a
  * child whose FORK was read a moment before. It then starts another, which finds them by their
- * numbers (state.h, recover.h). */
+ * numbers (state.h, recover.h). When the keeper itself dies, the worker gives everything back
+ * and ends. */
 #ifndef LARDER_KEEPER_H
 #define LARDER_KEEPER_H
 

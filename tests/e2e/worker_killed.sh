@@ -20,12 +20,13 @@ echo "KILL_SEED=$seed"
 worker() { cat "/proc/$service/task/$service/children"; }
 kills=0
 kill_workers() { # until the guest ends
-	local pid
+	local pid end=$((SECONDS + seconds + 120))
 	while ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
 		pid=$(worker) || continue
 		[ -z "$pid" ] || kill -9 "${pid// /}" 2>/dev/null || continue
 		kills=$((kills + 1))
+		[ "$SECONDS" -lt "$end" ] || guest_hangs
 	done
 }
 
@@ -36,17 +37,10 @@ client_start "$work/bin/larder-guest" --threads "${KILL_THREADS:-2}" --mb "${KIL
 "$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal >"$work/evictor.out" &
 evictor=$!
 started+=("$evictor")
-(
-	sleep $((seconds + 120))
-	guest_hangs
-) &
-watch=$!
 kill_workers
 [ -z "${KILL_LOG:-}" ] || cp "$work/larderd.log" "$KILL_LOG"
 code=0
 wait "$client_pid" || code=$?
-pkill -P "$watch" 2>/dev/null || true
-kill "$watch" 2>/dev/null || true
 wait "$evictor" || fail "the evictor ended with $?"
 cat "$work/evictor.out"
 echo "$kills workers killed, $(grep -c 'took over' "$work/larderd.log") took over"
