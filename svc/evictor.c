@@ -10,6 +10,7 @@
 #include "log.h"
 #include "order.h"
 #include "pager.h"
+#include "state.h"
 #include "space_internal.h"
 #include "worker.h"
 
@@ -362,7 +363,8 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 		return 0;
 	}
 	int expected = CLIENT_RELEASED;
-	atomic_compare_exchange_strong(&c->state, &expected, CLIENT_MANAGED);
+	if (atomic_compare_exchange_strong(&c->state, &expected, CLIENT_MANAGED) && c->record)
+		atomic_store(&c->record->released, 0);
 	r = adopt_mappings(&e->pager, c, &adopted);
 	memcpy(res->refused_bytes, adopted.refused_bytes, sizeof(res->refused_bytes));
 	if (r == 0 && adopted.why) {

@@ -9,6 +9,7 @@
 #include "owner.h"
 #include "pace.h"
 #include "pager.h"
+#include "state.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -92,7 +93,8 @@ static int release_slice(struct pager *p, struct client *c, struct turn *ret)
 	uint64_t before = atomic_load(&c->pages_restored), room = room_for_slice(p->worker);
 
 	/* An eviction that is under way stops at the next block. */
-	atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED);
+	if (atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED) && c->record)
+		atomic_store(&c->record->released, 1);
 	int r = give_back_some(p, c, room, SLICE_MS);
 	ret->bytes = (atomic_load(&c->pages_restored) - before) * PAGE_SIZE;
 	ret->no_room = r == -EDQUOT && room < SLICE_BYTES;
