@@ -1,17 +1,14 @@
 #include "recover.h"
 #include "batch.h"
-#include "birth.h"
 #include "journal.h"
 #include "log.h"
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
-#include "process.h"
 #include "readers.h"
+#include "recover_internal.h"
 #include "restorer.h"
 #include "row.h"
-#include "sequence.h"
-#include "settle.h"
 #include "space_internal.h"
 #include "state.h"
 #include "uffd.h"
@@ -24,37 +21,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-struct found_leaf {
-	uint64_t id;
-	struct leaf *leaf; /* owned until a block has it */
-	bool used;
-};
-
-struct recovery {
-	struct worker *worker;
-	char why[STORE_WHY];
-	struct client **client; /* borrowed from the table; by id */
-	bool *has_origin;	/* owned; by the same: its FORK was found */
-	size_t count;
-	struct found_leaf *leaf; /* owned; by id */
-	size_t leaf_count, leaf_room;
-	uint64_t *stranger; /* owned; clients in the index that nobody knows */
-	size_t stranger_count, stranger_room;
-	struct client *loading; /* whose blocks are read */
-};
-
-/* One client's journal, read again. */
-struct replay {
-	struct recovery *all;
-	struct client *client;
-	uint64_t child_at;	     /* where to look for the next JOURNAL_CHILD */
-	uint64_t at;		     /* the entry that is applied */
-	struct region ask;	     /* was about to be unregistered */
-	struct birth_answer *answer; /* owned */
-	size_t answer_count, answer_room;
-	uint8_t staging[LINK_SLOTS]; /* enum page_presence */
-};
 
 /* ---- descriptors ---- */
 
@@ -119,7 +85,7 @@ static int by_id(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static struct client *find_client(const struct recovery *r, uint64_t id)
+struct client *recover_find(const struct recovery *r, uint64_t id)
 {
 	for (size_t i = 0; i < r->count; i++)
 		if (r->client[i]->id == id)
@@ -266,7 +232,7 @@ static void all_clean(struct space *s)
 	s->dirty_count = 0;
 }
 
-static struct batch *batch_of(struct client *owner, uint64_t number)
+struct batch *recover_batch(struct client *owner, uint64_t number)
 {
 	if (owner->batch || !owner->link)
 		return owner->batch;
@@ -288,7 +254,7 @@ static int tag_for(struct client *c, struct batch *b)
 	return tag;
 }
 
-static void hold_page(struct client *c, struct batch *b, uint64_t addr, unsigned slot)
+void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slot)
 {
 	int tag = tag_for(c, b);
 
@@ -313,15 +279,6 @@ static void hold_page(struct client *c, struct batch *b, uint64_t addr, unsigned
 	}
 }
 
-/* When staging was emptied last: what was there before is done with. */
-static void find_zap(struct client *c)
-{
-	for (uint64_t at = c->journal ? journal_begin(c->journal) : 0;
-		c->journal && at < journal_end(c->journal); at++)
-		if (journal_at(c->journal, at)->event == JOURNAL_ZAPPED)
-			c->zapped_clock = at;
-}
-
 static int load_client(struct recovery *r, struct client *c, const struct store_client *row)
 {
 	const struct row_page *page;
@@ -333,7 +290,7 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 			(unsigned long long)row->id);
 		return e;
 	}
-	find_zap(c);
+	replay_find_zap(c);
 	c->row_clock = row->clock;
 	atomic_store(&c->indexed, true);
 	r->loading = c;
@@ -344,9 +301,9 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 	for (uint32_t i = 0; i < pages; i++) {
 		struct row_page p;
 		memcpy(&p, &page[i], sizeof(p));
-		struct client *owner = find_client(r, p.owner);
+		struct client *owner = recover_find(r, p.owner);
 		if (p.slot < LINK_SLOTS && owner && p.clock > owner->zapped_clock)
-			hold_page(c, batch_of(owner, p.addr >> BLOCK_SHIFT), p.addr,
+			recover_hold(c, recover_batch(owner, p.addr >> BLOCK_SHIFT), p.addr,
 				(unsigned)p.slot);
 	}
 	return 0;
@@ -367,7 +324,7 @@ static int on_client(void *arg, const struct store_client *row)
 	struct wanted_rows *rows = arg;
 	struct recovery *r = rows->r;
 
-	if (!find_client(r, row->id)) {
+	if (!recover_find(r, row->id)) {
 		space_make_room((void **)&r->stranger, r->stranger_count, &r->stranger_room,
 			sizeof(*r->stranger));
 		r->stranger[r->stranger_count++] = row->id;
@@ -393,7 +350,7 @@ static int load_rows(struct recovery *r)
 	for (size_t i = 0; i < rows.count; i++) {
 		if (e == 0)
 			e = load_client(
-				r, find_client(r, rows.kept[i].row.id), &rows.kept[i].row);
+				r, recover_find(r, rows.kept[i].row.id), &rows.kept[i].row);
 		free(rows.kept[i].state);
 	}
 	free(rows.kept);
@@ -426,224 +383,6 @@ static void forget_rows(struct recovery *r)
 			leaf_free(&r->worker->graveyard, r->leaf[i].leaf);
 	free(r->leaf);
 	free(r->stranger);
-}
-
-/* ---- replay ---- */
-
-/* Was this child made by a FORK that an entry tells of? */
-static bool is_told_of(const struct journal *j, uint64_t id)
-{
-	for (uint64_t at = journal_begin(j); at < journal_end(j); at++)
-		if (journal_at(j, at)->event == JOURNAL_CHILD &&
-			journal_at(j, at)->arg.reserved.reserved2 == id)
-			return true;
-	return false;
-}
-
-/* Recorded, but the worker died before it wrote so. */
-static struct client *find_untold(const struct replay *p, int ufd)
-{
-	for (size_t i = 0; i < p->all->count; i++) {
-		struct client *c = p->all->client[i];
-		if (c->parent == p->client->id && c->uffd == ufd && !atomic_load(&c->indexed) &&
-			!is_told_of(p->client->journal, c->id))
-			return c;
-	}
-	return NULL;
-}
-
-static void read_child(struct replay *p, uint64_t at, struct birth_fork *f)
-{
-	const struct journal *j = p->client->journal;
-	const struct uffd_msg *m = journal_at(j, at);
-
-	f->child = find_client(p->all, m->arg.reserved.reserved2);
-	f->alone = m->reserved3 != 0;
-	for (at++; at < journal_end(j) && f->grown_count < BIRTH_GROWN_MAX; at++) {
-		m = journal_at(j, at);
-		if (m->event != JOURNAL_GROWN)
-			break;
-		f->grown[f->grown_count++] =
-			(struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
-	}
-	/* Its rows are newer than its birth. */
-	if (f->child && atomic_load(&f->child->indexed))
-		f->child = NULL;
-}
-
-/* What the next FORK that is applied had made. */
-static bool next_child(struct replay *p, int ufd, struct birth_fork *f)
-{
-	const struct journal *j = p->client->journal;
-
-	for (; p->child_at < journal_end(j); p->child_at++) {
-		const struct uffd_msg *m = journal_at(j, p->child_at);
-		if (m->event != JOURNAL_CHILD)
-			continue;
-		if ((int)m->arg.reserved.reserved1 == ufd)
-			read_child(p, p->child_at++, f);
-		return true;
-	}
-	return false;
-}
-
-static void find_fork(struct replay *p, int ufd, struct birth_fork *ret)
-{
-	ret->told = next_child(p, ufd, ret);
-	if (!ret->told)
-		ret->child = find_untold(p, ufd);
-	for (size_t i = 0; ret->child && i < p->all->count; i++)
-		if (p->all->client[i] == ret->child)
-			p->all->has_origin[i] = true;
-}
-
-void recover_fork(struct client *parent, int ufd, struct birth_fork *ret)
-{
-	find_fork(parent->replay, ufd, ret);
-}
-
-static void next_passed_on(void *arg, int ufd, struct birth_fork *ret)
-{
-	find_fork(arg, ufd, ret);
-}
-
-static void replay_order(struct replay *p, const struct uffd_msg *m)
-{
-	struct client *c = p->client;
-	uint64_t block = m->arg.reserved.reserved1;
-
-	if (p->at < c->zapped_clock)
-		return;
-	for (uint64_t i = m->arg.reserved.reserved2; i < m->arg.reserved.reserved3; i++)
-		if (i < LINK_SLOTS && p->staging[i] != PAGE_NONE)
-			hold_page(c, batch_of(c, block), (block << BLOCK_SHIFT) + i * PAGE_SIZE,
-				(unsigned)i);
-}
-
-static void replay_answer(struct replay *p, const struct uffd_msg *m)
-{
-	uint64_t start = m->arg.reserved.reserved1, end = m->arg.reserved.reserved2;
-
-	settle_apply(p->client, start, end, m->reserved3 != 0);
-	if (p->ask.start == start && p->ask.end == end)
-		p->ask = (struct region){0, 0};
-}
-
-static void replay_born(struct replay *p, const struct uffd_msg *m)
-{
-	struct client *c = p->client;
-
-	if (c->birth && birth_born_again(
-				c, m->arg.reserved.reserved1, p->answer, p->answer_count) < 0) {
-		log_error("client %llu (%s): its birth can't be told again; none of its faults "
-			  "is answered",
-			(unsigned long long)c->id, c->exe);
-		birth_failed_again(c);
-	}
-	p->answer_count = 0;
-}
-
-static void note_answer(struct replay *p, const struct uffd_msg *m)
-{
-	space_make_room(
-		(void **)&p->answer, p->answer_count, &p->answer_room, sizeof(*p->answer));
-	p->answer[p->answer_count++] =
-		(struct birth_answer){m->arg.reserved.reserved1, m->reserved3 != 0};
-}
-
-static void replay_own(struct replay *p, const struct uffd_msg *m)
-{
-	struct client *c = p->client;
-
-	switch ((enum journal_event)m->event) {
-	case JOURNAL_ANSWER:
-		replay_answer(p, m);
-		break;
-	case JOURNAL_ASK:
-		p->ask = (struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
-		break;
-	case JOURNAL_CALM:
-		space_forget_aside(&c->space);
-		break;
-	case JOURNAL_FLUSH:
-		sequence_flush(c);
-		break;
-	case JOURNAL_CHILD: /* found by the FORK before it */
-	case JOURNAL_GROWN:
-	case JOURNAL_ZAPPED:
-		break;
-	case JOURNAL_MIDWIFE:
-		note_answer(p, m);
-		break;
-	case JOURNAL_BORN:
-		replay_born(p, m);
-		break;
-	case JOURNAL_FAILED:
-		birth_failed_again(c);
-		break;
-	case JOURNAL_GONE:
-		space_set_state(&c->space, m->arg.reserved.reserved1, PAGE_ABSENT);
-		break;
-	case JOURNAL_ORDER:
-		replay_order(p, m);
-		break;
-	}
-}
-
-static void replay_one(struct replay *p, const struct uffd_msg *m)
-{
-	if (m->event >= JOURNAL_ANSWER)
-		replay_own(p, m);
-	else if (p->client->birth)
-		birth_keep_early(p->client, m);
-	else if (m->event != UFFD_EVENT_PAGEFAULT) /* woken, it comes again */
-		sequence_add(p->client, m);
-}
-
-static void replay_journal(struct recovery *r, struct client *c)
-{
-	struct replay p = {.all = r, .client = c};
-	uint64_t at = journal_begin(c->journal), end = journal_end(c->journal);
-
-	if (at < c->row_clock)
-		at = c->row_clock;
-	find_zap(c);
-	if (c->link)
-		/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
-		order_close(c);
-	if (c->link && pagemap_read(c->pagemap, c->staging, LINK_SLOTS, p.staging) < 0)
-		memset(p.staging, 0, sizeof(p.staging));
-	p.child_at = at;
-	c->replay = &p;
-	for (p.at = at; p.at < end; p.at++) {
-		const struct uffd_msg m = *journal_at(c->journal, p.at);
-		replay_one(&p, &m);
-	}
-	c->replay = NULL;
-	if (c->birth && p.child_at < end && !uffd_alive(c->uffd))
-		birth_pass_on_again(c, next_passed_on, &p);
-	if (p.ask.end > 0)
-		c->space.doubt.lost = true;
-	free(p.answer);
-}
-
-static void replay_all(struct recovery *r)
-{
-	for (size_t i = 0; i < r->count; i++) {
-		struct client *c = r->client[i];
-		if (c->failed || !c->journal)
-			continue;
-		/* A child without rows whose FORK no journal has. */
-		if (c->parent != 0 && !atomic_load(&c->indexed) && !r->has_origin[i]) {
-			c->failed = true;
-			log_error(
-				"client %llu (%s): nothing tells what it was forked with; none "
-				"of its faults is answered",
-				(unsigned long long)c->id, c->exe);
-			continue;
-		}
-		replay_journal(r, c);
-	}
 }
 
 /* ---- what the kernel says ---- */
