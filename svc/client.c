@@ -83,7 +83,7 @@ void client_unref(struct client *c)
 bool client_is_calm(const struct client *c)
 {
 	return !c->birth && !c->space.steps && c->waiting_count == 0 &&
-	       !space_in_doubt(&c->space);
+	       c->space.doubt.late_count == 0 && !space_in_doubt(&c->space);
 }
 
 uint64_t client_clock(const struct client *c)

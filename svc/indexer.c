@@ -2,7 +2,6 @@
 #include "journal.h"
 #include "pager.h"
 #include "row.h"
-#include "sequence.h"
 #include "space_internal.h"
 #include "worker.h"
 
@@ -170,21 +169,13 @@ static int take_children(struct txn *t, struct client *parent)
 	return 0;
 }
 
-/* Gate held. Rows say where pages are; not what is in doubt, nor what may still concern a fork
- * that wasn't read. 0, or -EAGAIN: in a moment. */
-static int calm_down(struct pager *p, struct client *c, bool last_try)
+/* Gate held. Rows say where pages are; not what is in doubt or out of order, nor what may still
+ * concern a fork that wasn't read. 0, or -EAGAIN: in a moment. */
+static int calm_down(struct pager *p, struct client *c)
 {
 	if (client_state(c) == CLIENT_GONE || client_is_calm(c))
 		return 0;
-	if (pager_drain(p, c) == -ESRCH || client_is_calm(c))
-		return 0;
-	if (!last_try || c->birth)
-		return -EAGAIN;
-	/* Threads that change mappings without a pause. Should this worker die now, the next
-	 * one asks the kernel for all, and a fork that is in flight can't be told. */
-	c->space.doubt.lost = true;
-	sequence_flush(c);
-	return 0;
+	return pager_drain(p, c) == -ESRCH || client_is_calm(c) ? 0 : -EAGAIN;
 }
 
 /* All that the rows of one client say, as of one moment: that when there was nothing left to
@@ -197,7 +188,7 @@ static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, vo
 
 	for (;;) {
 		gate_lock(c);
-		int r = c->space.dirty_count > 0 ? 0 : calm_down(t->p, c, tries == CALM_TRIES);
+		int r = c->space.dirty_count > 0 ? 0 : calm_down(t->p, c);
 		bool any = c->space.dirty_count > 0;
 		if (any)
 			take_snapshot(c, t->batch, &snap);

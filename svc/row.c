@@ -55,7 +55,7 @@ uint32_t row_pack(const struct client *c, const struct batch *batch, void **ret)
 	char *at = (char *)(head + 1);
 
 	*head = (struct head){.version = ROW_VERSION,
-		.flags = (c->failed ? ROW_FAILED : 0) | (space_in_doubt(s) ? ROW_ASK : 0),
+		.flags = c->failed ? ROW_FAILED : 0,
 		.regions = (uint32_t)s->region_count,
 		.zapped = c->zapped_clock};
 	if (regions > 0)
@@ -87,7 +87,6 @@ int row_unpack(struct client *c, const void *bytes, uint32_t length,
 	}
 	c->zapped_clock = head.zapped;
 	c->failed = head.flags & ROW_FAILED;
-	c->space.doubt.lost = head.flags & ROW_ASK;
 	*ret_pages = (const struct row_page *)(const void *)at;
 	*ret_count = head.pages;
 	return 0;

@@ -3,7 +3,7 @@
  * it:
  *
  *   0   u32  ROW_VERSION
- *   4   u32  flags: ROW_FAILED, ROW_ASK
+ *   4   u32  flags: ROW_FAILED
  *   8   u32  regions
  *   12  u32  pages
  *   16  u64  the client's clock when its staging was emptied last
@@ -18,7 +18,6 @@
 enum {
 	ROW_VERSION = 1,
 	ROW_FAILED = 1, /* nothing of it is served any more */
-	ROW_ASK = 2,	/* things were in doubt: the kernel has to be asked for all */
 };
 
 struct batch;
@@ -32,7 +31,7 @@ struct row_page {
 	uint64_t slot;
 };
 
-/* Adds the regions to a space that has none, and sets `failed` and what is in doubt. *ret_pages
+/* Adds the regions to a space that has none, and sets `failed`. *ret_pages
  * lies in `bytes`. -EBADMSG: no such row. */
 int row_unpack(struct client *c, const void *bytes, uint32_t length,
 	const struct row_page **ret_pages, uint32_t *ret_count);
