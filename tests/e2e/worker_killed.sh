@@ -18,17 +18,18 @@ RANDOM=$seed
 echo "KILL_SEED=$seed"
 
 worker() { cat "/proc/$service/task/$service/children"; }
+runs() { ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; }
 kills=0
-kill_workers() { # until the guest ends
-	local pid end=$((SECONDS + seconds + 120))
-	while ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; do
+# Wherever it is, also before it has come to serve; but not for ever, for the guest needs one that lives.
+kill_workers() {
+	local pid end=$((SECONDS + seconds))
+	while runs && [ "$SECONDS" -lt "$end" ]; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
-		pid=$(worker) || continue
-		[ -z "$pid" ] || kill -9 "${pid// /}" 2>/dev/null || continue
-		kills=$((kills + 1))
-		[ "$SECONDS" -lt "$end" ] || guest_hangs
+		pid=$(worker) || pid=''
+		if [ -n "$pid" ] && kill -9 "${pid// /}" 2>/dev/null; then kills=$((kills + 1)); fi
 	done
 }
+ended() { ! runs; }
 
 larderd_start "$everyone"
 # shellcheck disable=SC2086 # a list of options
@@ -38,6 +39,7 @@ client_start "$work/bin/larder-guest" --threads "${KILL_THREADS:-2}" --mb "${KIL
 evictor=$!
 started+=("$evictor")
 kill_workers
+WAIT=120 wait_for ended || guest_hangs
 [ -z "${KILL_LOG:-}" ] || cp "$work/larderd.log" "$KILL_LOG"
 code=0
 wait "$client_pid" || code=$?
