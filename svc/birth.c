@@ -45,7 +45,8 @@ struct birth {
 	struct list line; /* calls of ancestors that were never born, between steps and child */
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
-	const struct birth_answer *given; /* borrowed: instead of the kernel's; or NULL */
+	bool again;			  /* answers are those that are given: */
+	const struct birth_answer *given; /* borrowed */
 	size_t given_count;
 	struct list
 		answers; /* that were asked for in this try: from, and len as journal.h's n */
@@ -348,7 +349,7 @@ static int given_answer(struct birth *b, uint64_t addr)
 static int is_registered(void *arg, uint64_t addr)
 {
 	const struct client *child = arg;
-	int r = child->birth->given ? given_answer(child->birth, addr)
+	int r = child->birth->again ? given_answer(child->birth, addr)
 				    : uffd_registered(child->uffd, addr);
 
 	if (r >= 0)
@@ -391,7 +392,7 @@ static void note_birth(struct client *child)
 	for (size_t i = 0; i < b->answers.count; i++)
 		journal_add(child->journal, JOURNAL_MIDWIFE, b->answers.step[i].from, 0, 0,
 			(uint32_t)b->answers.step[i].len);
-	journal_add(child->journal, JOURNAL_BORN, b->steps->count, 0, 0, 0);
+	journal_add(child->journal, JOURNAL_BORN, b->steps->count, b->answers.count, 0, 0);
 }
 
 static void keep_early(struct birth *b, const struct uffd_msg *msg, int count)
@@ -513,10 +514,11 @@ int birth_born_again(
 		steps_unref(b->steps);
 		b->steps = then;
 	}
+	b->again = true;
 	b->given = answer;
 	b->given_count = count;
 	int r = try_to_bear(child);
-	b->given = NULL;
+	b->again = false;
 	if (r == 0)
 		apply_early(child);
 	return r < 0 ? -EBADMSG : 0;

@@ -49,7 +49,8 @@ enum journal_event {
 	/* The kernel was asked about a forked child at its birth: a is registered in it (n =
 	 * 1), or not (0). */
 	JOURNAL_MIDWIFE,
-	/* With these answers, and a of its parent's steps, it was born. */
+	/* With the last b of these answers, and a of its parent's steps, it was born. (Others
+	 * are of a worker that died before it wrote this.) */
 	JOURNAL_BORN,
 	/* Some page of the client can't be told, or can't be restored: it is failed. */
 	JOURNAL_FAILED,

@@ -138,9 +138,14 @@ static void replay_answer(struct replay *p, const struct uffd_msg *m)
 static void replay_born(struct replay *p, const struct uffd_msg *m)
 {
 	struct client *c = p->client;
+	uint64_t steps = m->arg.reserved.reserved1, count = m->arg.reserved.reserved2;
 
-	if (c->birth && birth_born_again(
-				c, m->arg.reserved.reserved1, p->answer, p->answer_count) < 0) {
+	/* There may be none. */
+	const struct birth_answer *last = count > 0 && count <= p->answer_count
+						  ? p->answer + p->answer_count - count
+						  : NULL;
+	if (c->birth && (count > p->answer_count ||
+				birth_born_again(c, steps, last, (size_t)count) < 0)) {
 		log_error("client %llu (%s): its birth can't be told again; none of its faults "
 			  "is answered",
 			(unsigned long long)c->id, c->exe);
