@@ -84,6 +84,7 @@ static struct client *new_child(struct client *parent, int ufd, bool alone)
 	fcntl(ufd, F_SETFL, O_NONBLOCK);
 	point(POINT_fork);
 	child->parent = parent->id;
+	child->family = client_family(parent);
 	child->uid = parent->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", parent->exe);
 	snprintf(child->policy, sizeof(child->policy), "%s", parent->policy);

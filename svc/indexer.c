@@ -152,6 +152,9 @@ static void take_in(struct txn *t, struct client *c, struct client *by)
 	t->taken[t->count++] = (struct taken){c, by};
 }
 
+/* Those who descend from it and have no rows. Not only its own children: of those, some are
+ * gone already, and what their own children have can be told only as long as what they had. Ids
+ * grow from parent to child. */
 static int take_children(struct txn *t, struct client *parent)
 {
 	struct client **client;
@@ -161,7 +164,9 @@ static int take_children(struct txn *t, struct client *parent)
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++) {
-		if (client[i]->parent == parent->id && !atomic_load(&client[i]->indexed))
+		if (client[i]->id > parent->id &&
+			client_family(client[i]) == client_family(parent) &&
+			!atomic_load(&client[i]->indexed))
 			take_in(t, client[i], parent);
 		client_unref(client[i]);
 	}

@@ -130,6 +130,7 @@ static void take_client(struct worker *w, struct state_record *from)
 
 	c->record = from;
 	c->parent = from->parent;
+	c->family = from->family;
 	c->uid = from->uid;
 	memcpy(c->exe, from->exe, sizeof(c->exe));
 	memcpy(c->policy, from->policy, sizeof(c->policy));

@@ -38,7 +38,7 @@ struct state_record {
 	_Atomic uint32_t joined; /* it has all of the below; a forked child has only uffd and
 				    journal before */
 	_Atomic uint32_t released;
-	uint64_t parent;
+	uint64_t parent, family;
 	int32_t pid, agent_pid;
 	uint32_t uid;
 	int32_t journal;
@@ -49,7 +49,7 @@ struct state_record {
 	uint64_t staging, bell;
 	uint64_t born_ms, min_age_ms;
 	char exe[256], policy[64];
-	char pad[80];
+	char pad[72];
 };
 _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 

@@ -21,6 +21,7 @@ struct client *worker_new_client(struct worker *w, int uffd)
 void worker_record_client(struct worker *w, struct client *c)
 {
 	struct state_record r = {.parent = c->parent,
+		.family = c->family,
 		.pid = c->pid,
 		.agent_pid = c->agent_pid,
 		.uid = c->uid,
