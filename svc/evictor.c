@@ -33,7 +33,6 @@ enum {
 	/* From here on it is done at one go, as far as a tenth of a second goes. */
 	COMPACT_URGENT_PERCENT = 9,
 	COMPACT_URGENT_BUDGET = 256 << 20,
-	FORGET_AT_ONCE = 256,
 	FORGET_SOON = 64, /* so many dead clients keep their descriptors */
 	/* How often an agent may be late within one order to evict, as on a machine that is
 	   busy. */
@@ -91,24 +90,26 @@ static void let_go(struct evictor *e, struct client **done, size_t count)
 		client_unref(done[i]);
 }
 
-/* With those of programs that ended meanwhile, some at a time. */
+/* With those of all programs that ended. */
 static int flush_and_forget(struct evictor *e)
 {
-	struct client *some[FORGET_AT_ONCE];
-	size_t count, done;
-	int r;
+	/* First, so that what made them die is among what is written now. */
+	struct leaf *dead = graveyard_take(&e->worker->graveyard);
+	struct client **gone = NULL;
+	size_t count, room = 0, done;
 
-	do {
-		pthread_mutex_lock(&e->lock);
-		count = e->forget_count < FORGET_AT_ONCE ? e->forget_count : FORGET_AT_ONCE;
-		if (count > 0)
-			memcpy(some, e->forget, count * sizeof(struct client *));
-		e->forget_now = false;
-		pthread_mutex_unlock(&e->lock);
-		r = indexer_flush_all(&e->pager, some, count, &done);
-		if (r == 0)
-			let_go(e, some, done);
-	} while (r == 0 && done == FORGET_AT_ONCE);
+	pthread_mutex_lock(&e->lock);
+	count = e->forget_count;
+	for (size_t i = 0; i < count; i++) {
+		space_make_room((void **)&gone, i, &room, sizeof(struct client *));
+		gone[i] = e->forget[i];
+	}
+	e->forget_now = false;
+	pthread_mutex_unlock(&e->lock);
+	int r = indexer_flush_all(&e->pager, dead, gone, count, &done);
+	if (r == 0)
+		let_go(e, gone, done);
+	free(gone);
 	return r;
 }
 

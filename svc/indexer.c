@@ -440,17 +440,18 @@ static int drop_clients(struct txn *t, struct client **forget, size_t forget_cou
 /* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
  * something to write (an mremap carried it, a fork shared it). So where one is left out, the
  * dead wait. */
-static int flush_all_once(struct pager *p, struct client **forget, size_t forget_count)
+static int flush_all_once(
+	struct pager *p, struct leaf *dead, struct client **forget, size_t forget_count)
 {
 	struct worker *w = p->worker;
 	struct txn t = {.p = p};
 	bool any_left_out = false;
 
-	/* First, so that what made them die is among what is written now. */
-	struct leaf *dead = graveyard_take(&w->graveyard);
 	int r = take_dirty(&t, &any_left_out);
 	for (size_t i = 0; i < forget_count && r == 0; i++)
-		if (!forget[i]->left_out)
+		if (forget[i]->left_out)
+			any_left_out = true; /* its blocks' rows name some of the dead */
+		else
 			r = take_children(&t, forget[i]);
 	/* What a transaction let go of is free only after the next one (store.h). Without one,
 	 * a store that was full of it would stay full. */
@@ -469,8 +470,9 @@ static int flush_all_once(struct pager *p, struct client **forget, size_t forget
 		if (begun)
 			r = end_transaction(&t, r);
 	}
-	bury(w, dead, r == 0 && !any_left_out);
 	txn_done(&t);
+	if (r != -EAGAIN)
+		bury(w, dead, r == 0 && !any_left_out);
 	return r;
 }
 
@@ -490,15 +492,15 @@ static void leave_none_out(struct worker *w, struct client **forget, size_t forg
 		forget[i]->left_out = false;
 }
 
-int indexer_flush_all(
-	struct pager *p, struct client **forget, size_t forget_count, size_t *ret_forgotten)
+int indexer_flush_all(struct pager *p, struct leaf *dead, struct client **forget,
+	size_t forget_count, size_t *ret_forgotten)
 {
 	size_t n = 0;
 	int r;
 
 	/* Each time one more is left out. */
 	do {
-		r = flush_all_once(p, forget, forget_count);
+		r = flush_all_once(p, dead, forget, forget_count);
 	} while (r == -EAGAIN);
 	for (size_t i = 0; i < forget_count && r == 0; i++) {
 		struct client *c = forget[i];

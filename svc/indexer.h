@@ -15,8 +15,8 @@ int indexer_flush(struct pager *p, struct client *c, struct batch *batch);
  * that is younger than the index may get old; the rows of leaves that died; and those of
  * clients that are gone, of which the first *ret_forgotten of forget are done with afterwards:
  * the others wait for children of theirs. */
-int indexer_flush_all(
-	struct pager *p, struct client **forget, size_t forget_count, size_t *ret_forgotten);
+int indexer_flush_all(struct pager *p, struct leaf *dead, struct client **forget,
+	size_t forget_count, size_t *ret_forgotten);
 /* Frees what nobody needs any more. It was let go of after the transaction whose rows don't
  * name it any more, so it takes one more, in which nothing need be written. */
 int indexer_recycle(struct worker *w);

@@ -163,6 +163,8 @@ void worker_drop_client(struct worker *w, struct client *c)
 	/* Forks of its that were read live on. */
 	birth_pass_on(c);
 	sequence_flush(c);
+	/* First: whoever finds its leaves dead finds it here, and its rows go with theirs. */
+	evictor_forget(w->evictor, c);
 	space_done(&c->space);
 	space_init(&c->space, &w->graveyard);
 	pthread_mutex_unlock(&c->gate);
@@ -175,7 +177,6 @@ void worker_drop_client(struct worker *w, struct client *c)
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	evictor_forget(w->evictor, c);
 	client_unref(c);
 }
 
