@@ -22,7 +22,8 @@ struct worker;
 void recover_close_strangers(const struct state *s, const int *keep, unsigned keep_count);
 
 /* Before any other thread runs, the store just reopened: the clients, in the worker's table but
- * not read yet. 0; -EBADMSG: the index can't be what was left, as was logged. */
+ * not read yet. 0; -EBADMSG: the index can't be what was left; other negative errno as the
+ * store says. It was logged. */
 int recover_clients(struct worker *w);
 
 /* The threads run. */

@@ -1,9 +1,10 @@
 #!/bin/bash
-# The worker is killed again and again, while the guest changes its memory and its mappings and the service evicts without pause: each next one takes over, no byte is wrong and nobody
-# waits for ever.
+# The worker is killed again and again, while the guest changes its memory and its mappings and the
+# service evicts without pause: each next one takes over, no byte is wrong and nobody waits for ever.
 #
 # KILL_SECONDS (20), KILL_THREADS (1), KILL_MB (64), KILL_SEED (from the clock, and printed),
-# KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (of the guest; --swarm: all that it can do, forks too, which is not right yet in every run),
+# KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (of the
+# guest; --swarm: all that it can do, forks too, which is not right yet in every run),
 # KILL_LOG (where a copy of the service's log goes).
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
