@@ -12,6 +12,7 @@
 #include "process.h"
 #include "protocol.h"
 #include "restorer.h"
+#include "state.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -124,17 +125,18 @@ static void refuse(struct attachment *a)
 	closer_close_later(steal_fd(&a->socket));
 }
 
-/* Descriptors kept for what can't wait: a FORK that finds none holds its program up. The lowest
- * free number is what the next one gets, so a high one says that few are left (rule 13). So
- * does one that is in use a client's worth higher, when a low one was free by chance, of a
- * handshake that ended. Asked at each step: when many begin at once, all find enough. */
+/* Descriptors kept for what can't wait: a FORK that finds none holds its program up, and each
+ * takes one and one for its journal. Half of them when the limit is low. The lowest free number
+ * is what the next one gets, so a high one says that few are left (rule 13). So does one that
+ * is in use a client's worth higher, when a low one was free by chance, of a handshake that
+ * ended. Asked at each step: when many begin at once, all find enough. */
 static bool eats_reserve(int fd)
 {
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return false;
-	rlim_t reserve = limit.rlim_cur / 4 < RESERVE_FDS ? limit.rlim_cur / 4 : RESERVE_FDS;
+	rlim_t reserve = limit.rlim_cur / 2 < RESERVE_FDS ? limit.rlim_cur / 2 : RESERVE_FDS;
 	return (rlim_t)fd >= limit.rlim_cur - reserve ||
 	       fcntl((int)(limit.rlim_cur - reserve) + CLIENT_FDS, F_GETFD) >= 0;
 }
@@ -249,6 +251,7 @@ static int link_new(struct attachment *a)
 		return -errno;
 	l->head.magic = LINK_MAGIC;
 	l->head.version = LINK_VERSION;
+	atomic_store(&l->head.accepted, LINK_PENDING);
 	a->link = l;
 	/* A pipe, of which we keep the writing end: flags that are ours alone, so that no
 	 * client can make us wait in a write. */
@@ -463,6 +466,7 @@ sane:
 	c->socket = steal_fd(&a->socket);
 	atomic_store(&c->state, CLIENT_MANAGED);
 	worker_record_client(w, c);
+	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
 	log_info("client %d (%s, uid %u): attached, policy %s, agent %d", (int)c->pid, c->exe,
 		c->uid, c->policy, (int)agent);
 	worker_publish_client(w, c);
@@ -476,6 +480,15 @@ static int reply(int socket, enum message_type type, int fd)
 {
 	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
 	return message_send(socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
+}
+
+int attach_adopted(struct client *c)
+{
+	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
+	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
+	if (r == 0 && c->record)
+		atomic_store(&c->record->told, 1);
+	return r;
 }
 
 /* The client exists, and others look at it: what it gets now it gets under its gate. */
@@ -498,7 +511,7 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 	if (!still)
 		return -ESRCH;
 	worker_retry_later(w, c, 1); /* for what arrived meanwhile */
-	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
+	int r = attach_adopted(c);
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
