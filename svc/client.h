@@ -144,9 +144,6 @@ static inline enum client_state client_state(const struct client *c)
 	return (enum client_state)atomic_load(&c->state);
 }
 
-/* Gate held: nobody needs this blob of the client any more, but a row may name it. */
-void client_unneeded(struct client *c, blob_t blob);
-
 /* False when it has none, or its agent has ended. Stopped or frozen is alive. */
 static inline bool client_agent_alive(const struct client *c)
 {

@@ -270,8 +270,7 @@ void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slo
 	uint64_t number = addr >> BLOCK_SHIFT;
 	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
 	struct leaf *leaf = space_leaf(&c->space, number);
-	if (entry_blob(leaf->entry[page]) != BLOB_NONE)
-		client_unneeded(c, entry_blob(leaf->entry[page]));
+	graveyard_add_blob(c->space.graveyard, entry_blob(leaf->entry[page]));
 	space_set(&c->space, number, leaf, page,
 		entry_make(PAGE_HELD, (unsigned)tag << HELD_SLOT_BITS | slot));
 	if (!batch_has(b, slot)) {
