@@ -80,6 +80,7 @@ struct client {
 	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
 	struct journal *journal; /* owned; NULL: no descriptor was left for it */
+	struct region restoring; /* was about to be put back when the worker died (recover.h) */
 	struct replay *replay;	 /* while the journal is read again (recover.h), else NULL */
 	struct space space;
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
