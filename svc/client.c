@@ -2,6 +2,7 @@
 #include "birth.h"
 #include "closer.h"
 #include "journal.h"
+#include "points.h"
 #include "space_internal.h"
 #include "state.h"
 #include "worker.h"
@@ -53,6 +54,7 @@ void client_unref(struct client *c)
 		return;
 	/* What is closed from here on is nobody's. */
 	state_remove(c->record);
+	point(POINT_forget);
 	birth_free(c);
 	free(c->waiting);
 	journal_free(c->journal);

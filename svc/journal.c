@@ -1,5 +1,6 @@
 #include "journal.h"
 #include "cleanup.h"
+#include "points.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -171,6 +172,7 @@ static int grow(struct journal *j)
 	memset(larger, 0, 2 * size * ENTRY);
 	for (uint64_t at = atomic_load(&j->head->begin); at < j->end; at++)
 		larger[at & (2 * size - 1)] = *entry_at(j, at);
+	point(POINT_grow);
 	atomic_store(&j->head->order, order + 1);
 	return 0;
 }
@@ -193,6 +195,7 @@ static void drop_before(struct journal *j, uint64_t position)
 	if (position <= begin)
 		return;
 	atomic_store(&j->head->begin, position);
+	point(POINT_trim);
 	for (uint64_t at = begin; at < position; at++)
 		memset(entry_at(j, at), 0, ENTRY);
 }
@@ -240,6 +243,7 @@ void journal_add(struct journal *j, enum journal_event event, uint64_t a, uint64
 	m->arg.reserved.reserved2 = b;
 	m->arg.reserved.reserved3 = c;
 	m->reserved3 = n;
+	point(POINT_entry);
 	/* Now it counts, and all of it is there. */
 	atomic_signal_fence(memory_order_release);
 	*(volatile __u8 *)&m->event = (__u8)event;

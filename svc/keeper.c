@@ -53,7 +53,7 @@ static pid_t start_worker(int (*work)(void *arg, bool again), void *arg, bool ag
 }
 
 /* Until this worker has ended: its status. */
-static int wait_for_end(pid_t pid, const sigset_t *set)
+static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set)
 {
 	int status, signal;
 
@@ -61,8 +61,12 @@ static int wait_for_end(pid_t pid, const sigset_t *set)
 		pid_t ended = waitpid(pid, &status, WNOHANG);
 		if (ended == pid || (ended < 0 && errno == ECHILD))
 			return ended == pid ? status : 0;
-		if (sigwait(set, &signal) == 0 && signal != SIGCHLD)
-			kill(pid, signal);
+		if (sigwait(set, &signal) != 0 || signal == SIGCHLD)
+			continue;
+		/* For the next one, should this one die before it has heard of it. */
+		if (signal != SIGHUP)
+			atomic_store(&state->ending, 1);
+		kill(pid, signal);
 	}
 }
 
@@ -104,7 +108,7 @@ int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *ar
 	for (bool again = false;; again = true) {
 		atomic_store(&state->serves_since_ms, 0);
 		pid_t pid = start_worker(work, arg, again);
-		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, &set);
+		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set);
 		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
 			return WEXITSTATUS(status);
 		uint64_t since = atomic_load(&state->serves_since_ms);
