@@ -2,9 +2,10 @@
 # The worker is killed again and again, while the guest changes its memory and its mappings and the
 # service evicts without pause: each next one takes over, no byte is wrong and nobody waits for ever.
 #
+#   worker_killed.sh [OPTION...]   options of the guest; --swarm: all that it can do, forks too
+#
 # KILL_SECONDS (20), KILL_THREADS (1), KILL_MB (64), KILL_SEED (from the clock, and printed),
-# KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (of the
-# guest; --swarm: all that it can do, forks too, which is not right yet in every run),
+# KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (the same in one word),
 # KILL_LOG (where a copy of the service's log goes).
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -32,9 +33,10 @@ kill_workers() {
 ended() { ! runs; }
 
 larderd_start "$everyone"
-# shellcheck disable=SC2086 # a list of options
+read -ra options <<<"${KILL_OPTIONS:-$*}"
+[ "${#options[@]}" -gt 0 ] || options=(--ops "read,write,poke,mmap,munmap,populate")
 client_start "$work/bin/larder-guest" --threads "${KILL_THREADS:-1}" --mb "${KILL_MB:-64}" --seed "$seed" \
-	--seconds "$seconds" --child-steps 200 ${KILL_OPTIONS:---ops read,write,poke,mmap,munmap,populate}
+	--seconds "$seconds" --child-steps 200 "${options[@]}"
 "$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal >"$work/evictor.out" &
 evictor=$!
 started+=("$evictor")
