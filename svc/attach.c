@@ -124,17 +124,18 @@ static void refuse(struct attachment *a)
 	closer_close_later(steal_fd(&a->socket));
 }
 
-/* Descriptors kept for what can't wait: a FORK that finds none holds its program up. The lowest
- * free number is what the next one gets, so a high one says that few are left (rule 13). So
- * does one that is in use a client's worth higher, when a low one was free by chance, of a
- * handshake that ended. Asked at each step: when many begin at once, all find enough. */
+/* Descriptors kept for what can't wait: a FORK that finds none holds its program up, and each
+ * takes one and one for its journal. Half of them when the limit is low. The lowest free number
+ * is what the next one gets, so a high one says that few are left (rule 13). So does one that
+ * is in use a client's worth higher, when a low one was free by chance, of a handshake that
+ * ended. Asked at each step: when many begin at once, all find enough. */
 static bool eats_reserve(int fd)
 {
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return false;
-	rlim_t reserve = limit.rlim_cur / 4 < RESERVE_FDS ? limit.rlim_cur / 4 : RESERVE_FDS;
+	rlim_t reserve = limit.rlim_cur / 2 < RESERVE_FDS ? limit.rlim_cur / 2 : RESERVE_FDS;
 	return (rlim_t)fd >= limit.rlim_cur - reserve ||
 	       fcntl((int)(limit.rlim_cur - reserve) + CLIENT_FDS, F_GETFD) >= 0;
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A service that runs out of descriptors takes no more programs over, says so, and keeps enough for
-# the forks of those that it has: one a child.
+# the forks of those that it has: two a child, its userfaultfd and its journal.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 need python3 prlimit
