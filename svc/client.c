@@ -2,6 +2,7 @@
 #include "birth.h"
 #include "closer.h"
 #include "journal.h"
+#include "pulse.h"
 #include "space_internal.h"
 #include "state.h"
 #include "worker.h"
@@ -27,7 +28,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	struct client *c;
 
 	while (!(c = calloc(1, sizeof(*c))))
-		usleep(1000);
+		pulse_wait_for_memory();
 	c->worker = w;
 	c->id = id;
 	c->uffd = uffd;

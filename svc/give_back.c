@@ -1,6 +1,7 @@
 #include "give_back.h"
 #include "journal.h"
 #include "pager.h"
+#include "pulse.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -158,8 +159,10 @@ static int note_growth_at(struct client *c, int maps, uint64_t addr)
 {
 	struct procmap_query q = {.size = sizeof(q), .query_addr = addr};
 
-	if (ioctl(maps, PROCMAP_QUERY, &q) < 0 ||
-		!space_region_overlaps(&c->space, q.vma_start, q.vma_end))
+	pulse_call_begin();
+	int r = ioctl(maps, PROCMAP_QUERY, &q);
+	pulse_call_end();
+	if (r < 0 || !space_region_overlaps(&c->space, q.vma_start, q.vma_end))
 		return 0;
 	return settle_range(c, q.vma_start, q.vma_end);
 }

@@ -1,5 +1,6 @@
 #include "journal.h"
 #include "cleanup.h"
+#include "pulse.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -175,12 +176,6 @@ static int grow(struct journal *j)
 	return 0;
 }
 
-static void wait_for_memory(void)
-{
-	struct timespec pause = {.tv_nsec = 1000000};
-	nanosleep(&pause, NULL);
-}
-
 static uint64_t room(const struct journal *j)
 {
 	return ring_size(j) - 1 - (j->end - atomic_load(&j->head->begin));
@@ -205,7 +200,7 @@ static void make_room(struct journal *j, unsigned count)
 			atomic_store(&j->head->lost, 1);
 			drop_before(j, j->end);
 		} else if (grow(j) < 0) {
-			wait_for_memory();
+			pulse_wait_for_memory();
 		}
 	}
 }

@@ -3,6 +3,7 @@
 #include "journal.h"
 #include "log.h"
 #include "pagemap.h"
+#include "pulse.h"
 #include "rawcall.h"
 #include "uffd.h"
 #include "worker.h"
@@ -135,8 +136,10 @@ void order_close(struct client *c)
  * that number may be another process's by now, or the process another program. */
 static int copy_for_agent(struct client *c, unsigned slot)
 {
+	pulse_call_begin();
 	ssize_t n = pread(
 		c->mem, c->link->data[slot], PAGE_SIZE, (off_t)(c->staging + slot * PAGE_SIZE));
+	pulse_call_end();
 
 	if (n == (ssize_t)PAGE_SIZE)
 		return 0;

@@ -30,7 +30,8 @@
 	X(fork, "a FORK was read, the child has no pages on record yet")                       \
 	X(settle, "the kernel is about to be asked what an address is")                        \
 	X(birth, "a forked child is about to be asked where it has its pages")                 \
-	X(adopt, "a program's mappings were read, none is registered yet")
+	X(adopt, "a program's mappings were read, none is registered yet")                     \
+	X(loop, "the main loop is about to look at an event")
 
 enum point {
 #define X(name, help) POINT_##name,

@@ -12,8 +12,10 @@
 #include "owner.h"
 #include "pace.h"
 #include "pagemap.h"
+#include "points.h"
 #include "policy.h"
 #include "process.h"
+#include "pulse.h"
 #include "readers.h"
 #include "recover.h"
 #include "release.h"
@@ -260,6 +262,7 @@ static bool sweep(struct worker *w)
 		return true;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
+		pulse_begin();
 		if (!drop_if_gone(w, c)) {
 			again = true;
 			if (c->ended_ms > 0)
@@ -269,6 +272,7 @@ static bool sweep(struct worker *w)
 			else
 				name_failed(c);
 		}
+		pulse_end();
 		client_unref(c);
 	}
 	free(client);
@@ -498,7 +502,10 @@ static void on_signal(struct loop *l)
 			begin_end(l);
 			continue;
 		}
+		/* The file system may be slow, and is the administrator's. */
+		pulse_call_begin();
 		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
+		pulse_call_end();
 	}
 }
 
@@ -513,6 +520,7 @@ static void dispatch(struct loop *l, uint64_t data)
 {
 	uint64_t id = data >> 8;
 
+	point(POINT_loop);
 	switch ((enum source_kind)(data & 0xff)) {
 	case SOURCE_ATTACH:
 		on_attach(l);
@@ -556,8 +564,11 @@ static void loop_run(struct worker *w)
 		begin_end(&l);
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < n; i++) {
+			pulse_begin();
 			dispatch(&l, event[i].data.u64);
+			pulse_end();
+		}
 	}
 	for (size_t i = 0; i < l.handshakes; i++)
 		attach_free(l.handshake[i].attachment);
@@ -701,7 +712,8 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 /* Descriptors of a worker that died, all but clients'. */
 static void close_strangers(const struct worker_options *o)
 {
-	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd};
+	const int keep[] = {
+		o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd, o->notify_fd};
 
 	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
 }
@@ -731,6 +743,8 @@ int worker_run(const struct worker_options *o)
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
 		log_error("%s", message);
+	else
+		pulse_limit(w.config->watchdog_ms);
 	if (r == 0)
 		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)
