@@ -126,7 +126,7 @@ static struct leaf *leaf_begin(struct graveyard *g, struct leaf *leaf)
 	memset(leaf, 0, sizeof(*leaf));
 	atomic_init(&leaf->refs, 1);
 	leaf->id = atomic_fetch_add(&g->next_id, 1);
-	leaf->dirty = true;
+	atomic_store(&leaf->dirty, true);
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
 }
@@ -460,7 +460,7 @@ void space_set(
 	 * the blobs are known when they are written (rule 9). */
 	if (entry_blob(old) != entry_blob(entry) ||
 		(entry_state(old) != entry_state(entry) && (is_out(old) || is_out(entry)))) {
-		leaf->dirty = true;
+		atomic_store(&leaf->dirty, true);
 		struct block *b = block_at(s, number);
 		if (b && b->leaf == leaf)
 			block_changed(s, b);
@@ -488,7 +488,7 @@ void space_row_outdated(struct space *s, uint64_t number)
 	/* A leaf of several is nobody's to mark; it is written when one of them changes it. */
 	if (!b || atomic_load(&b->leaf->refs) > 1)
 		return;
-	b->leaf->dirty = true;
+	atomic_store(&b->leaf->dirty, true);
 	block_changed(s, b);
 }
 

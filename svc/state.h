@@ -38,6 +38,8 @@ struct state_record {
 	_Atomic uint32_t joined; /* it has all of the below; a forked child has only uffd and
 				    journal before */
 	_Atomic uint32_t released;
+	_Atomic uint32_t told; /* its agent knows that it is the client's */
+	uint32_t reserved;
 	uint64_t parent, family;
 	int32_t pid, agent_pid;
 	uint32_t uid;
@@ -45,11 +47,11 @@ struct state_record {
 #define X(name) int32_t name;
 	STATE_FDS(X)
 #undef X
-	int32_t reserved;
+	int32_t spare;
 	uint64_t staging, bell;
 	uint64_t born_ms, min_age_ms;
 	char exe[256], policy[64];
-	char pad[72];
+	char pad[64];
 };
 _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 
@@ -59,7 +61,9 @@ struct state {
 	_Atomic uint32_t ending;	  /* 1: everything is being given back */
 	_Atomic uint64_t serves_since_ms; /* CLOCK_MONOTONIC, of this worker; 0: not yet */
 	_Atomic uint32_t top;		  /* records below it were used at some time */
-	char pad[512 - 28];
+	/* Ids up to here were given out. Journals name children by them that are gone. */
+	_Atomic uint64_t last_id;
+	char pad[512 - 40];
 	struct state_record record[STATE_RECORDS];
 };
 
