@@ -91,8 +91,9 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	settle_forget(c);
 	journal_add(c->journal, JOURNAL_ASK, g.start, g.end, 0, 0);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
+	/* Else some of it may be unregistered, or nothing: tried again, and asked for. */
 	if (r == -ENOMEM)
-		return -ESRCH;
+		return client_memory_gone(c) ? -ESRCH : -ENOMEM;
 	settle_answer(c, g.start, g.end, false);
 	return 0;
 }

@@ -63,7 +63,8 @@ bool pagemap_alive(int fd)
 	uint64_t word;
 
 	pulse_call_begin();
-	bool alive = pread(fd, &word, sizeof(word), 0) > 0;
+	/* A failure, as for want of memory, says nothing. */
+	bool alive = pread(fd, &word, sizeof(word), 0) != 0;
 	pulse_call_end();
 	return alive;
 }

@@ -188,9 +188,7 @@ void worker_drop_client(struct worker *w, struct client *c)
  * dead leader is a hint, for others may share the memory. */
 static bool is_gone(const struct client *c)
 {
-	if (client_state(c) == CLIENT_GONE)
-		return true;
-	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
+	return client_state(c) == CLIENT_GONE || client_memory_gone(c);
 }
 
 /* The program is gone from this memory, and the agent has nothing to do there any more. It sees

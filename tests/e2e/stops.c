@@ -6,6 +6,8 @@
  *       r   a thread reads all of it: "good" or "bad"
  *       m   the same, but not the part that the others are about
  *       d   it discards a few pages, checks that they are zeros, fills them anew: the same
+ *       f   a child that it forks reads all of it: the same
+ *       k   it locks a part of it, lets go of that and reads all: the same
  *       x   the program ends
  *       e   executes itself anew: "again", then as at the start
  *       l   its first thread ends, the others go on: "left"
@@ -169,6 +171,29 @@ static bool read_all(void)
 	       good(it.scratch, (uintptr_t)it.scratch, SCRATCH_PAGES * WORDS);
 }
 
+static bool read_in_child(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (pid == 0)
+		_exit(read_all() ? 0 : 1);
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			die("waitpid");
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* Both go by libc, which the shim watches. */
+static bool lock_and_read(void)
+{
+	if (mlock(it.scratch, PAGE) < 0 || munlock(it.scratch, PAGE) < 0)
+		die("mlock");
+	return read_all();
+}
+
 /* ---- a process that shares the memory ---- */
 
 static int discard_shared(void *arg)
@@ -246,6 +271,12 @@ static void *work(void *arg)
 			break;
 		case 'd':
 			say(discard() ? "good\n" : "bad\n");
+			break;
+		case 'f':
+			say(read_in_child() ? "good\n" : "bad\n");
+			break;
+		case 'k':
+			say(lock_and_read() ? "good\n" : "bad\n");
 			break;
 		case 'n':
 			share(discard_shared);
