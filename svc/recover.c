@@ -37,7 +37,7 @@ static bool waits_in(const struct state_record *r, int fd)
 	if (own < 0 || journal_adopt(&j, own) < 0) {
 		if (own >= 0)
 			close(own);
-		return false;
+		return true; /* it may: better that a child waits than that it reads zeros */
 	}
 	for (uint64_t at = journal_begin(j); at < journal_end(j) && !waits; at++) {
 		const struct uffd_msg *m = journal_at(j, at);
@@ -121,7 +121,9 @@ static void take_journal(struct client *c, int fd)
 	int r = fd < 0 ? -EBADMSG : journal_adopt(&c->journal, fd);
 	if (r < 0 || journal_lost(c->journal)) {
 		c->failed = true;
-		log_error("client %d (%s): its journal is lost; none of its faults is answered",
+		log_error(
+			"client %d (%s): its journal is lost or damaged; none of its faults is "
+			"answered",
 			(int)c->pid, c->exe);
 	}
 }
