@@ -142,7 +142,6 @@ static void take_client(struct worker *w, struct state_record *from)
 	memcpy(c->policy, from->policy, sizeof(c->policy));
 	c->born_ms = from->born_ms;
 	c->min_age_ms = from->min_age_ms;
-	take_journal(c, from->journal);
 	if (joined) {
 #define X(name) c->name = from->name;
 		STATE_FDS(X)
@@ -153,6 +152,7 @@ static void take_client(struct worker *w, struct state_record *from)
 		c->bell = from->bell;
 		map_link(c);
 	}
+	take_journal(c, from->journal); /* what it says names the client */
 	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
 				: atomic_load(&from->released) ? CLIENT_RELEASED
 							       : CLIENT_MANAGED);
