@@ -107,6 +107,18 @@ static uint32_t next_victim(struct store *s, unsigned percent)
 	return victim;
 }
 
+static int shrink_index(struct store *s)
+{
+	int r = index_shrink(s->index);
+
+	if (r <= 0)
+		return r;
+	store_step(s, STORE_STEP_shrink);
+	r = index_cut(s->index);
+	store_step(s, STORE_STEP_shrunk);
+	return r;
+}
+
 int store_compact(struct store *s, unsigned percent, uint64_t budget)
 {
 	uint64_t copied = 0;
@@ -121,9 +133,12 @@ int store_compact(struct store *s, unsigned percent, uint64_t budget)
 		int r = move_all(s, victim, &copied);
 		if (r < 0)
 			return r;
+		store_step(s, STORE_STEP_compact_moved);
 		if (s->synchronize)
 			s->synchronize(s->arg);
+		store_step(s, STORE_STEP_compact_quiet);
 		give_back(s, victim);
+		store_step(s, STORE_STEP_compacted);
 	}
-	return index_shrink(s->index);
+	return shrink_index(s);
 }

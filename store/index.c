@@ -233,8 +233,12 @@ int index_shrink(struct index *x)
 	if (pages <= SHRINK_ABOVE)
 		return 0;
 	int r = run(x->statement[SQL_VACUUM]);
-	/* The file is cut when the log is copied back. A reader can put that off: as well. */
-	return r < 0 ? r : run(x->statement[SQL_CHECKPOINT]);
+	return r < 0 ? r : 1;
+}
+
+int index_cut(struct index *x)
+{
+	return run(x->statement[SQL_CHECKPOINT]);
 }
 
 void index_usage(const struct index *x, struct index_usage *ret)

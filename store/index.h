@@ -73,9 +73,11 @@ int index_leaf(struct index *x, const struct index_leaf *l);
 int index_leaf_drop(struct index *x, uint64_t leaf);
 int index_block(struct index *x, uint64_t client, uint64_t block, uint64_t leaf);
 
-/* Gives pages that rows no longer need back to the tmpfs, some at a time. Outside of
- * transactions. */
+/* Outside of transactions: pages that rows no longer need are taken out of the file, some at a
+ * time. 1: some were, and index_cut gives them back to the tmpfs, for the file is cut when the
+ * log is copied back. (A reader can put that off: as well.) 0: they aren't worth it. */
 int index_shrink(struct index *x);
+int index_cut(struct index *x);
 
 void index_usage(const struct index *x, struct index_usage *ret); /* from any thread */
 

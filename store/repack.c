@@ -88,6 +88,7 @@ int store_repack(
 	pthread_mutex_lock(&s->lock);
 	r = replace_locked(s, b, old, &p, blobs_row(&s->blobs, b)->next);
 	pthread_mutex_unlock(&s->lock);
+	store_step(s, STORE_STEP_repacked);
 	return r;
 }
 
@@ -103,4 +104,5 @@ void store_repack_finish(struct store *s)
 		segments_recycle(&s->segments, left->offset, left->size);
 	}
 	pthread_mutex_unlock(&s->lock);
+	store_step(s, STORE_STEP_repack_done);
 }

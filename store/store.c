@@ -40,6 +40,7 @@ int store_new(struct store **ret, const struct store_options *opt)
 		return -ENOMEM;
 	s->segments.fd = -1;
 	s->synchronize = opt->synchronize;
+	s->passes = opt->passes;
 	s->arg = opt->arg;
 	s->limit = opt->memory_limit;
 	pthread_mutex_init(&s->lock, NULL);

@@ -40,6 +40,23 @@ typedef uint32_t blob_t; /* 1 .. BLOB_MAX; BLOB_NONE = no blob */
 
 struct store;
 
+/* Moments between which what is on disk differs. */
+#define STORE_STEPS(X)                                                                         \
+	X(begun, "a transaction has begun")                                                    \
+	X(committed, "it is committed, what it let go of isn't free")                          \
+	X(compact_moved, "a segment's blobs were moved, synchronize wasn't called")            \
+	X(compact_quiet, "it was called, the segment isn't given back")                        \
+	X(compacted, "the segment was given back")                                             \
+	X(shrink, "unused pages of the index were given up, the file is as long")              \
+	X(shrunk, "the file was cut")                                                          \
+	X(repacked, "a blob was packed anew, its old bytes are there")                         \
+	X(repack_done, "they are free")
+enum store_step {
+#define X(name, help) STORE_STEP_##name,
+	STORE_STEPS(X)
+#undef X
+};
+
 struct store_options {
 	const char *dir; /* an existing directory on tmpfs; anything else is -ENOTSUP */
 	/* Bytes of segments, 2 MiB at least, rounded down to 1 MiB, of which the last is kept
@@ -49,6 +66,9 @@ struct store_options {
 	 * Called by store_compact and store_repack_finish, without the store's lock. NULL:
 	 * there is no such thread. */
 	void (*synchronize)(void *arg);
+	/* Called at each step, by the thread that takes it, without the store's lock. NULL:
+	 * nobody wants to know. */
+	void (*passes)(void *arg, enum store_step step);
 	void *arg;
 	/* store_reopen: what the blobs that it finds are stamped with; that isn't kept. */
 	uint32_t stamp;

@@ -33,8 +33,9 @@ struct store_left {
 struct store {
 	int dirfd;			/* owned */
 	void (*synchronize)(void *arg); /* immutable; NULL = nobody calls store_get meanwhile */
-	void *arg;			/* borrowed */
-	uint64_t limit;			/* immutable; as given */
+	void (*passes)(void *arg, enum store_step step); /* immutable; may be NULL */
+	void *arg;					 /* borrowed */
+	uint64_t limit;					 /* immutable; as given */
 
 	/* Guards the rest but the index. Held for a blob's copy, a segment's fallocate, or a
 	 * piece of a compaction; never over SQL or synchronize. Innermost: no other lock is
@@ -75,6 +76,12 @@ void store_count(struct store_counts *c, where_t w, bool add);
 
 /* Makes the blobs dying whose last reference was dropped since it was last called. */
 void store_collect_locked(struct store *s);
+
+static inline void store_step(const struct store *s, enum store_step step)
+{
+	if (s->passes)
+		s->passes(s->arg, step);
+}
 
 /* The header at a place that the caller knows to be a blob's. */
 static inline const struct blob_header *store_header(const struct store *s, where_t w)

@@ -63,6 +63,7 @@ int store_txn_begin(struct store *s)
 	pthread_mutex_unlock(&s->lock);
 	s->in_txn = true;
 	s->txn_error = 0;
+	store_step(s, STORE_STEP_begun);
 	return 0;
 }
 
@@ -91,6 +92,7 @@ int store_txn_commit(struct store *s)
 		return r;
 	}
 	s->in_txn = false;
+	store_step(s, STORE_STEP_committed);
 	recycle(s);
 	return 0;
 }

@@ -132,6 +132,7 @@ static int register_settled(struct pager *p, struct client *c, uint64_t start, u
 			settle_forget(c);
 			int r = uffd_register(
 				c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
+			point(POINT_registered);
 			if (r < 0)
 				return r;
 			if (!uffd_fence_up(c->uffd))
@@ -271,7 +272,7 @@ int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 
 /* What the page table says of a page, against what we had on record. The fence need not be
  * down: a MOVE that rests on something that was just overtaken will fail. */
-static enum page_state seen(uint32_t e, enum page_presence here)
+static enum page_state seen(uint32_t e, enum page_presence here, bool settled)
 {
 	switch (entry_state(e)) {
 	case PAGE_ABSENT:
@@ -284,6 +285,9 @@ static enum page_state seen(uint32_t e, enum page_presence here)
 		return here == PAGE_HERE ? PAGE_RESIDENT : PAGE_ABSENT;
 	case PAGE_HELD:
 	case PAGE_STORED:
+		/* It came back when there was another worker. */
+		if (here == PAGE_HERE && settled)
+			return PAGE_RESIDENT;
 		break;
 	}
 	return entry_state(e);
@@ -297,6 +301,8 @@ int adopt_block(struct client *c, uint64_t number)
 
 	if (r < 0)
 		return r;
+	/* Then nothing has moved that isn't on record, and what is there is the page. */
+	bool settled = !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd);
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = base + i * PAGE_SIZE;
 		uint32_t e = space_entry(&c->space, addr);
@@ -308,7 +314,7 @@ int adopt_block(struct client *c, uint64_t number)
 			space_set_state(&c->space, addr, PAGE_ABSENT);
 			continue;
 		}
-		enum page_state now = seen(e, here[i]);
+		enum page_state now = seen(e, here[i], settled);
 		if (now != entry_state(e))
 			space_set_state(&c->space, addr, now);
 	}

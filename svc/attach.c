@@ -8,6 +8,7 @@
 #include "message.h"
 #include "order.h"
 #include "pagemap.h"
+#include "points.h"
 #include "policy.h"
 #include "process.h"
 #include "protocol.h"
@@ -186,6 +187,7 @@ int attach_accept(struct worker *w, size_t under_way, struct attachment **ret)
 		return r == -ESRCH || r == -EPERM ? 0 : r;
 	}
 	*ret = a;
+	point(POINT_accepted);
 	return 0;
 }
 
@@ -318,7 +320,9 @@ static int on_hello(struct worker *w, struct attachment *a, const struct message
 		return -errno;
 	if (a->agent && join_expected(w))
 		a->bell_at = (uint64_t)join_random_page() * LINK_PAGE;
+	point(POINT_hello);
 	r = send_welcome(w, a);
+	point(POINT_welcomed);
 	close(steal_fd(&a->bell_read));
 	return r;
 }
@@ -460,16 +464,20 @@ static int on_ready(struct worker *w, struct attachment *a, const struct message
 	order_exit(a->link, a->doorbell);
 	return r;
 sane:
+	point(POINT_ready);
 	r = make_client(w, a, uffd, agent, ready, &c);
 	if (r < 0)
 		return r;
+	point(POINT_proved);
 	c->socket = steal_fd(&a->socket);
 	atomic_store(&c->state, CLIENT_MANAGED);
 	worker_record_client(w, c);
+	point(POINT_recorded);
 	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
 	log_info("client %d (%s, uid %u): attached, policy %s, agent %d", (int)c->pid, c->exe,
 		c->uid, c->policy, (int)agent);
 	worker_publish_client(w, c);
+	point(POINT_attached);
 	return 1;
 }
 
@@ -511,7 +519,9 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 	if (!still)
 		return -ESRCH;
 	worker_retry_later(w, c, 1); /* for what arrived meanwhile */
+	point(POINT_joined);
 	int r = attach_adopted(c);
+	point(POINT_joined_told);
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
@@ -539,6 +549,7 @@ static int on_ready_to_join(
 	if (r < 0)
 		return r;
 	r = eats_reserve(pagemap) ? -EMFILE : check_agent(a);
+	point(POINT_join);
 	if (r == 0)
 		r = join_find(w, a->peer.uid, pagemap, a->bell_at, &c);
 	if (r == 0) {

@@ -95,7 +95,9 @@ static struct client *new_child(struct client *parent, int ufd, bool alone)
 	memset(child->birth, 0, sizeof(*child->birth));
 	/* First its own record, so that nobody else's number is taken for its descriptor. */
 	worker_record_client(parent->worker, child);
+	point(POINT_fork_recorded);
 	journal_add(parent->journal, JOURNAL_CHILD, (uint64_t)ufd, child->id, 0, alone);
+	point(POINT_fork_told);
 	return child;
 }
 
@@ -253,6 +255,7 @@ void birth_fork(struct client *parent, int ufd)
 	copy_parent(parent, child, alone);
 	if (!alone)
 		note_growth(child->birth, parent);
+	point(POINT_fork_copied);
 	publish(parent, child);
 }
 
@@ -397,6 +400,7 @@ static void note_birth(struct client *child)
 	for (size_t i = 0; i < b->answers.count; i++)
 		journal_add(child->journal, JOURNAL_MIDWIFE, b->answers.step[i].from, 0, 0,
 			(uint32_t)b->answers.step[i].len);
+	point(POINT_birth_asked);
 	journal_add(child->journal, JOURNAL_BORN, b->steps->count, b->answers.count, 0, 0);
 }
 
@@ -455,11 +459,11 @@ int birth_settle(struct pager *p, struct client *child)
 		if (child->birth->early_count > EARLY_MAX)
 			r = -EBADMSG;
 	}
-	if (r == 0)
+	if (r == 0) {
 		note_birth(child);
-	if (r == 0)
+		point(POINT_born);
 		apply_early(child);
-	else if (r == -EBADMSG)
+	} else if (r == -EBADMSG)
 		fail(child);
 	return r == -EBADMSG ? 0 : r;
 }

@@ -2,6 +2,7 @@
 #include "birth.h"
 #include "closer.h"
 #include "journal.h"
+#include "points.h"
 #include "pulse.h"
 #include "space_internal.h"
 #include "state.h"
@@ -54,6 +55,7 @@ void client_unref(struct client *c)
 		return;
 	/* What is closed from here on is nobody's. */
 	state_remove(c->record);
+	point(POINT_forget);
 	birth_free(c);
 	free(c->waiting);
 	journal_free(c->journal);

@@ -121,6 +121,7 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	for (unsigned i = 0; i < BLOCK_PAGES / 64; i++)
 		done.moved[i] &= ~b->moved[i];
 	hold(c, b, tag, &done);
+	point(POINT_held);
 	res->shared_pages += done.busy_pages;
 	atomic_fetch_add(&c->move_refused, done.busy_pages);
 	return done.error == -EAGAIN || done.error == -ETIME ? done.error : 0;
@@ -207,6 +208,7 @@ static int unshare_block(struct pager *p, struct client *c, enum unshare how, ui
 		if (r == 0 && run.count > 0)
 			r = order_unshare(
 				c, (number << BLOCK_SHIFT) + run.first * PAGE_SIZE, run.count);
+		point(POINT_unshare);
 		if (r == -ESRCH || r == -ETIME || r == -EBUSY)
 			return r;
 		/* Else the program changed something there: those pages stay. */
@@ -247,8 +249,10 @@ static void pack_page(void *arg, unsigned slot, struct store_scratch *scratch)
 	int r = store_pack(scratch, &b->allowance->how, page, &packed);
 	if (r == 0)
 		r = take_room(b->allowance, &packed);
+	point(POINT_packed);
 	if (r == 0)
 		r = store_put(b->owner->worker->store, &packed, b->allowance->stamp, &blob);
+	point(POINT_put);
 	if (r == 0)
 		b->blob[slot] = blob;
 }
@@ -300,6 +304,7 @@ static int return_page(struct pager *p, struct client *c, struct batch *b)
 		r = pager_restore(p, c, addr, 1, &pages);
 		if (r == -ENOENT && !uffd_fence_up(c->uffd))
 			settle_gone(c, addr);
+		point(POINT_returned);
 	}
 	gate_unlock(p, c);
 	return r;
@@ -339,6 +344,7 @@ static int publish(struct pager *p, struct batch *b)
 		else
 			left = batch_publish(b, c);
 		gate_unlock(p, c);
+		point(POINT_published);
 		if (left > 0)
 			r = return_pages(p, c, b);
 		if (r < 0)
@@ -368,6 +374,7 @@ static int store_batch(
 		return 0;
 	point(POINT_hold);
 	codec_pool_run(pool, BLOCK_PAGES, pack_page, b);
+	point(POINT_stored);
 	unsigned packed = packed_pages(b);
 	if (packed < b->count)
 		r = atomic_load(&b->allowance->exhausted) ? -EDQUOT : -ENOSPC;
@@ -401,7 +408,10 @@ static int zap(struct pager *p, struct client *c)
 	c->zapped_clock = client_clock(c);
 	journal_add(c->journal, JOURNAL_ZAPPED, 0, 0, 0, 0);
 	gate_unlock(p, c);
-	return order_zap(c);
+	point(POINT_zap_told);
+	r = order_zap(c);
+	point(POINT_zapped);
+	return r;
 }
 
 /* Gate held. Is the block worth an order, and as one huge page? */
@@ -455,6 +465,7 @@ static int move_block(
 	if (tag >= 0)
 		batch_follow(b, c);
 	gate_unlock(p, c);
+	point(POINT_opened);
 	uint64_t shared = res->shared_pages;
 	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
 	if (r == 0 && res->shared_pages > shared && !huge) {

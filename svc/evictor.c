@@ -4,6 +4,7 @@
 #include "codec_pool.h"
 #include "evict_block.h"
 #include "indexer.h"
+#include "points.h"
 #include "quota.h"
 #include "recompress.h"
 #include "scrub.h"
@@ -331,8 +332,10 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 		return 0;
 	}
 	int expected = CLIENT_RELEASED;
-	if (atomic_compare_exchange_strong(&c->state, &expected, CLIENT_MANAGED) && c->record)
+	if (atomic_compare_exchange_strong(&c->state, &expected, CLIENT_MANAGED) && c->record) {
+		point(POINT_evict_again);
 		atomic_store(&c->record->released, 0);
+	}
 	r = adopt_mappings(&e->pager, c, &adopted);
 	memcpy(res->refused_bytes, adopted.refused_bytes, sizeof(res->refused_bytes));
 	if (r == 0 && adopted.why) {

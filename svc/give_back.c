@@ -1,6 +1,7 @@
 #include "give_back.h"
 #include "journal.h"
 #include "pager.h"
+#include "points.h"
 #include "pulse.h"
 #include "settle.h"
 #include "uffd.h"
@@ -90,7 +91,9 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	 * would explain it. */
 	settle_forget(c);
 	journal_add(c->journal, JOURNAL_ASK, g.start, g.end, 0, 0);
+	point(POINT_ask);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
+	point(POINT_unregistered);
 	/* Else some of it may be unregistered, or nothing: tried again, and asked for. */
 	if (r == -ENOMEM)
 		return client_memory_gone(c) ? -ESRCH : -ENOMEM;

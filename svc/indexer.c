@@ -1,6 +1,7 @@
 #include "indexer.h"
 #include "journal.h"
 #include "pager.h"
+#include "points.h"
 #include "row.h"
 #include "space_internal.h"
 #include "worker.h"
@@ -195,6 +196,7 @@ static int write_snapshot(struct txn *t, const struct client *c, const struct sn
 	}
 	if (r == 0 && snap->write_block)
 		r = store_index_block(store, c->id, snap->number, snap->leaf);
+	point(POINT_rows);
 	return r;
 }
 
@@ -250,6 +252,7 @@ static int write_client(struct txn *t, struct taken *taken)
 		r = store_index_client(t->p->worker->store, &row);
 	else if (r == 1)
 		r = store_index_client_drop(t->p->worker->store, c->id);
+	point(POINT_client_row);
 	free(state);
 	c->row_clock = row.clock;
 	/* `taken` may move. */
@@ -290,6 +293,7 @@ static void finish_client(struct pager *p, const struct taken *taken, bool commi
 	}
 	c->rows_gone_count = 0;
 	gate_unlock(p, c);
+	point(POINT_trimmed);
 	if (committed && taken->dropped)
 		worker_table_forget(p->worker, c);
 }
@@ -299,10 +303,12 @@ static int end_transaction(struct txn *t, int r)
 {
 	struct store *store = t->p->worker->store;
 
+	point(POINT_written);
 	if (r < 0)
 		store_txn_abort(store);
 	else
 		r = store_txn_commit(store);
+	point(POINT_recycled);
 	/* Also the one that could not be written to its end. */
 	for (size_t i = 0; i < t->count && i <= t->written; i++)
 		finish_client(t->p, &t->taken[i], r == 0);
@@ -379,8 +385,10 @@ static int drop_rows(struct worker *w, const struct leaf *dead)
 {
 	int r = 0;
 
-	for (; dead && r == 0; dead = dead->next)
+	for (; dead && r == 0; dead = dead->next) {
 		r = store_index_leaf_drop(w->store, dead->id);
+		point(POINT_buried);
+	}
 	return r;
 }
 

@@ -1,5 +1,6 @@
 #include "journal.h"
 #include "cleanup.h"
+#include "points.h"
 #include "pulse.h"
 
 #include <assert.h>
@@ -322,6 +323,7 @@ static int grow(struct journal *j)
 	memset(larger, 0, 2 * size * ENTRY);
 	for (uint64_t at = begin_of(j); at < j->end; at++)
 		larger[at & (2 * size - 1)] = *entry_at(j, at);
+	point(POINT_grow);
 	atomic_store(&j->head->order, with_complement(order + 1));
 	return 0;
 }
@@ -338,6 +340,7 @@ static void drop_before(struct journal *j, uint64_t position)
 	if (position <= begin)
 		return;
 	atomic_store(&j->head->begin, with_sum(position));
+	point(POINT_trim);
 	for (uint64_t at = begin; at < position; at++)
 		memset(entry_at(j, at), 0, ENTRY);
 }
@@ -389,6 +392,7 @@ void journal_add(struct journal *j, enum journal_event event, uint64_t a, uint64
 	struct uffd_msg whole = *m;
 	whole.event = (__u8)event;
 	set_sum(m, sum_of(&whole, j->end));
+	point(POINT_entry);
 	/* Now it counts, and all of it is there. */
 	atomic_signal_fence(memory_order_release);
 	*(volatile __u8 *)&m->event = (__u8)event;

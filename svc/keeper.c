@@ -93,8 +93,16 @@ static unsigned pause_of(const struct watch *w)
 	return w->alive_ms > 0 && w->alive_ms < ms ? w->alive_ms : ms;
 }
 
+static void pass_on(pid_t worker, struct state *state, int signal)
+{
+	/* For the next one, should this one die before it has heard of it. */
+	if (signal != SIGHUP)
+		atomic_store(&state->ending, 1);
+	kill(worker, signal);
+}
+
 /* Until this worker has ended: its status. */
-static int wait_for_end(pid_t pid, const sigset_t *set, struct watch *w)
+static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set, struct watch *w)
 {
 	int status;
 
@@ -107,7 +115,7 @@ static int wait_for_end(pid_t pid, const sigset_t *set, struct watch *w)
 			.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
 		int signal = sigtimedwait(set, NULL, &pause);
 		if (signal > 0 && signal != SIGCHLD)
-			kill(pid, signal);
+			pass_on(pid, state, signal);
 		say_alive(w);
 		end_if_hangs(w, pid);
 	}
@@ -156,7 +164,7 @@ int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
 		pulse_clear(pulses);
 		watch.watchdog = (struct watchdog){0};
 		pid_t pid = start_worker(work, arg, again);
-		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, &set, &watch);
+		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set, &watch);
 		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
 			return WEXITSTATUS(status);
 		uint64_t since = atomic_load(&state->serves_since_ms);

@@ -3,6 +3,7 @@
 #include "journal.h"
 #include "log.h"
 #include "pagemap.h"
+#include "points.h"
 #include "pulse.h"
 #include "rawcall.h"
 #include "uffd.h"
@@ -113,8 +114,14 @@ static void post(
 	head->pages = pages;
 	c->clock++;
 	atomic_store(&head->seq, ++c->order_seq);
+	point(POINT_posted);
 	if (atomic_load(&head->asleep))
 		ring_agent(c->doorbell);
+}
+
+void order_remind(struct client *c)
+{
+	ring_agent(c->doorbell);
 }
 
 void order_busy(struct client *c, bool busy)
@@ -160,6 +167,7 @@ static int revoke_order(
 	int r;
 
 	order_close(c); /* from here on a late MOVE fails */
+	point(POINT_revoked);
 	atomic_fetch_add(&c->orders_revoked, 1);
 	r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, here);
 	if (r < 0)
@@ -188,7 +196,9 @@ int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
 		c->link->slot[i] = (struct link_slot){
 			.addr = addr + (i - first) * PAGE_SIZE, .seq = c->order_seq + 1};
 	journal_add(c->journal, JOURNAL_ORDER, block, first, first + count, 0);
+	point(POINT_order_told);
 	post(c, LINK_MOVE, addr, first, count);
+	point(POINT_order_posted);
 	c->staging_used = true;
 	if (!wait_answer(c, MOVE_TIMEOUT_MS)) {
 		r = revoke_order(c, first, count, &res);
@@ -213,6 +223,7 @@ int order_zap(struct client *c)
 	if (!answered(c) && !wait_answer(c, ZAP_TIMEOUT_MS))
 		return -EBUSY;
 	post(c, LINK_ZAP, 0, 0, LINK_SLOTS);
+	point(POINT_zap_posted);
 	if (!wait_answer(c, ZAP_TIMEOUT_MS))
 		return -ETIME;
 	if (c->link->head.error < 0)

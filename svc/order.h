@@ -37,6 +37,9 @@ int order_unshare(struct client *c, uint64_t addr, unsigned pages);
  * nothing. */
 void order_exit(struct link *link, int doorbell);
 
+/* Wakes an agent whose order was posted by a worker that died before it did. */
+void order_remind(struct client *c);
+
 /* True while orders follow closely: the agent then spins a little for the next. */
 void order_busy(struct client *c, bool busy);
 

@@ -188,6 +188,7 @@ int pager_restore(
 		return r;
 	point(POINT_fetch);
 	r = copy_in(c, addr, p->buffer, n * PAGE_SIZE, &done);
+	point(POINT_copied);
 	if (r == -EEXIST) {
 		/* It is there, though recorded as out. What the client has, wins (rule 10). */
 		atomic_fetch_add(&c->blocks_recovered, 1);
@@ -244,6 +245,7 @@ static int answer_zeros(struct client *c, const struct fault *f, unsigned *ret_p
 		r = uffd_copy(c->uffd, f->addr, zeros, pages * PAGE_SIZE, &done);
 	else
 		r = uffd_zero(c->uffd, f->addr, PAGE_SIZE, &done);
+	point(POINT_zeroed);
 	if (r == -EEXIST && done == 0) {
 		uffd_wake(
 			c->uffd, f->addr, PAGE_SIZE); /* answered already: it was read twice */
@@ -265,6 +267,7 @@ static int answer(struct pager *p, struct client *c, const struct fault *f)
 
 	if (c->failed)
 		return 0;
+	point(POINT_answer);
 	if (out)
 		r = pager_restore(p, c, f->addr, pages, &pages);
 	else
@@ -319,18 +322,25 @@ void pager_apply(struct client *c, const struct uffd_msg *m)
 	switch (m->event) {
 	case UFFD_EVENT_FORK:
 		birth_fork(c, (int)m->arg.fork.ufd);
+		point(POINT_forked);
 		break;
 	case UFFD_EVENT_REMAP:
+		point(POINT_remap);
 		space_remap(&c->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 		atomic_fetch_add(&c->events_remap, 1);
+		point(POINT_remapped);
 		break;
 	case UFFD_EVENT_REMOVE:
+		point(POINT_remove);
 		space_remove(&c->space, m->arg.remove.start, m->arg.remove.end);
 		atomic_fetch_add(&c->events_remove, 1);
+		point(POINT_removed);
 		break;
 	case UFFD_EVENT_UNMAP:
+		point(POINT_unmap);
 		space_unmap(&c->space, m->arg.remove.start, m->arg.remove.end);
 		atomic_fetch_add(&c->events_unmap, 1);
+		point(POINT_unmapped);
 		break;
 	default:
 		log_warn("client %d: unknown userfaultfd event 0x%x", (int)c->pid, m->event);
@@ -415,6 +425,19 @@ static void note_read(struct journal *j, const struct uffd_msg *msg, unsigned co
 		journal_discard(j, count);
 }
 
+static void points_read(const struct uffd_msg *msg, unsigned count)
+{
+	static const enum point of[UINT8_MAX + 1] = {[UFFD_EVENT_FORK] = POINT_read_fork,
+		[UFFD_EVENT_REMAP] = POINT_read_remap,
+		[UFFD_EVENT_REMOVE] = POINT_read_remove,
+		[UFFD_EVENT_UNMAP] = POINT_read_unmap};
+
+	point(POINT_read);
+	for (unsigned i = 0; points_chosen && i < count; i++)
+		if (msg[i].event != UFFD_EVENT_PAGEFAULT)
+			point(of[msg[i].event]);
+}
+
 int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 {
 	unsigned room = PAGER_MESSAGES;
@@ -442,7 +465,7 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 		memcpy(msg, to, count * sizeof(*msg));
 		note_read(c->journal, msg, count);
 	}
-	point(POINT_read);
+	points_read(msg, count);
 	return (int)count;
 }
 
@@ -507,6 +530,7 @@ int pager_drain(struct pager *p, struct client *c)
 		bool paused = sequence_pause(c), more = r > 0 && ++reads < READS_MAX && !paused;
 		if (c->waiting_count > 0 && !more && !uffd_fence_up(c->uffd)) {
 			journal_add(c->journal, JOURNAL_FLUSH, 0, 0, 0, 0);
+			point(POINT_flush_told);
 			sequence_flush(c);
 		}
 		/* What is in doubt is settled before anything is answered from it. */

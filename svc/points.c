@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,10 +25,12 @@ static const char *const names[] = {
 };
 
 bool points_chosen;
+static const char *kill_dir; /* NULL: nobody is to die */
 static struct {
 	unsigned microseconds; /* 0: not chosen */
 	unsigned one_in;
-	const char *path; /* NULL: not chosen */
+	const char *path;	 /* NULL: not chosen */
+	_Atomic unsigned passed; /* since there is a link in kill_dir */
 } chosen[POINT_COUNT];
 
 /* Digits only, from 1 to most; moves *text behind them. 0: none there, or out of range. */
@@ -64,6 +67,10 @@ static int parse_one(const char *text, char *message, unsigned size)
 {
 	const char *equals = strchr(text, '=');
 
+	if (strncmp(text, "kill=/", 6) == 0) {
+		kill_dir = equals + 1;
+		return 0;
+	}
 	for (int p = 0; equals && p < POINT_COUNT; p++) {
 		size_t len = strlen(names[p]);
 		if (len == (size_t)(equals - text) && memcmp(names[p], text, len) == 0 &&
@@ -71,8 +78,8 @@ static int parse_one(const char *text, char *message, unsigned size)
 			return 0;
 	}
 	snprintf(message, size,
-		"LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN] or "
-		"NAME=/PATH",
+		"LARDER_POINTS: \"%s\" isn't NAME=MICROSECONDS[:ONE_IN], "
+		"NAME=/PATH or kill=/DIR",
 		text);
 	return -EINVAL;
 }
@@ -125,6 +132,26 @@ static void stay_while_told(const char *path)
 		nanosleep(&pause, NULL);
 }
 
+static void die_if_told(enum point p)
+{
+	char path[PATH_MAX], at[PATH_MAX + sizeof(".at")], n[16];
+	const char *number = n;
+
+	snprintf(path, sizeof(path), "%s/%s", kill_dir, names[p]);
+	ssize_t length = readlink(path, n, sizeof(n) - 1);
+	if (length < 0) {
+		atomic_store(&chosen[p].passed, 0);
+		return;
+	}
+	n[length] = '\0';
+	if (atomic_fetch_add(&chosen[p].passed, 1) + 1 < parse_number(&number, UINT_MAX))
+		return;
+	snprintf(at, sizeof(at), "%s.at", path);
+	/* One of those that come at once. */
+	if (rename(path, at) == 0)
+		raise(SIGKILL);
+}
+
 void points_act(enum point p)
 {
 	unsigned us = chosen[p].microseconds;
@@ -134,4 +161,6 @@ void points_act(enum point p)
 		nanosleep(&t, NULL);
 	if (chosen[p].path)
 		stay_while_told(chosen[p].path);
+	if (kill_dir)
+		die_if_told(p);
 }

@@ -6,6 +6,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "points.h"
 #include "readers.h"
 #include "recover_internal.h"
 #include "restorer.h"
@@ -287,6 +288,7 @@ int recover_staging(struct client *c, uint8_t *ret)
 {
 	/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
 	order_close(c);
+	point(POINT_recover_closed);
 	int r = pagemap_read(c->pagemap, c->staging, LINK_SLOTS, ret);
 	/* It reads as empty then. */
 	return r == 0 && pagemap_alive(c->pagemap) ? 0 : -ESRCH;
@@ -374,6 +376,7 @@ static int load_rows(struct recovery *r)
 		if (e == 0)
 			e = load_client(
 				r, recover_find(r, rows.kept[i].row.id), &rows.kept[i].row);
+		point(POINT_recover_rows);
 		free(rows.kept[i].state);
 	}
 	free(rows.kept);
@@ -428,7 +431,10 @@ static void refill_link(struct client *c)
 	}
 }
 
-/* What the client has, wins. */
+/* What the client has, wins; but not while there is an event that nobody has read, or that
+ * waits: then something else can lie where a page was that has moved. The fence stays up until
+ * the event is read, so what it isn't up for after a look was so at the look. (Those that aren't
+ * seen here are when their block is next looked at: adopt_block.) */
 static void see_presence(struct client *c)
 {
 	struct space *s = &c->space;
@@ -438,7 +444,8 @@ static void see_presence(struct client *c)
 		uint64_t base = s->block[i].number << BLOCK_SHIFT;
 		if (s->block[i].leaf->out == 0)
 			continue;
-		if (pagemap_read(c->pagemap, base, BLOCK_PAGES, here) < 0)
+		if (pagemap_read(c->pagemap, base, BLOCK_PAGES, here) < 0 ||
+			uffd_fence_up(c->uffd))
 			return;
 		for (unsigned page = 0; page < BLOCK_PAGES; page++)
 			if (here[page] == PAGE_HERE && entry_out(s->block[i].leaf->entry[page]))
@@ -452,9 +459,10 @@ static void compare(struct client *c)
 		refill_link(c);
 	/* No REMOVE that was read before tells of itself any more (rule 4). */
 	c->space.wary = true;
-	if (c->birth || c->pagemap < 0)
+	if (c->birth || c->pagemap < 0 || space_in_doubt(&c->space))
 		return;
 	see_presence(c);
+	point(POINT_recover_seen);
 }
 
 int recover_clients(struct worker *w)
@@ -467,15 +475,19 @@ int recover_clients(struct worker *w)
 		atomic_store(&w->state->last_id, last_client);
 	atomic_store(&w->graveyard.next_id, last_leaf + 1);
 	take_clients(&r);
+	point(POINT_recover_clients);
 	for (size_t i = 0; i < r.count; i++)
 		replay_find_zap(r.client[i]);
 	int e = load_rows(&r);
+	point(POINT_recover_all_rows);
 	if (e == 0) {
 		replay_all(&r);
 		for (size_t i = 0; i < r.count; i++)
 			compare(r.client[i]);
 		store_reopen_finish(w->store);
+		point(POINT_recover_dead);
 		e = drop_strangers(&r);
+		point(POINT_recover_clean);
 	}
 	for (size_t i = 0; i < r.count; i++)
 		out += r.client[i]->space.out_pages;
@@ -554,6 +566,7 @@ void recover_resume(struct worker *w)
 	struct client **client;
 	size_t count;
 
+	point(POINT_recover_threads);
 	while (worker_clients(w, &client, &count) < 0)
 		usleep(1000);
 	restore_all_again(w, client, count);
@@ -563,11 +576,15 @@ void recover_resume(struct worker *w)
 		if (r < 0 && r != -EEXIST) /* a child that was just found is there */
 			log_error("client %d: can't be served: %s", (int)c->pid, strerror(-r));
 		worker_watch_client(w, c);
+		point(POINT_recover_wake);
 		if (c->link && c->parent != 0 && !atomic_load(&c->record->told))
 			(void)attach_adopted(c);
 		wake_all(c);
-		if (c->link)
+		point(POINT_recover_woken);
+		if (c->link) {
+			order_remind(c);
 			restorer_ring(w->restorer, c);
+		}
 		worker_retry_later(w, c, 1);
 		client_unref(c);
 	}

@@ -9,6 +9,7 @@
 #include "owner.h"
 #include "pace.h"
 #include "pager.h"
+#include "points.h"
 #include "state.h"
 #include "uffd.h"
 #include "worker.h"
@@ -93,8 +94,11 @@ static int release_slice(struct pager *p, struct client *c, struct turn *ret)
 	uint64_t before = atomic_load(&c->pages_restored), room = room_for_slice(p->worker);
 
 	/* An eviction that is under way stops at the next block. */
-	if (atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED) && c->record)
+	if (atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED) && c->record) {
+		point(POINT_release);
 		atomic_store(&c->record->released, 1);
+		point(POINT_released);
+	}
 	int r = give_back_some(p, c, room, SLICE_MS);
 	ret->bytes = (atomic_load(&c->pages_restored) - before) * PAGE_SIZE;
 	ret->no_room = r == -EDQUOT && room < SLICE_BYTES;
@@ -361,6 +365,7 @@ static void say_goodbye(struct pager *p, struct client *c)
 		pager_service(p, c);
 	}
 	order_exit(c->link, c->doorbell);
+	point(POINT_goodbye);
 }
 
 void release_goodbye(struct worker *w)

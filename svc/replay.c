@@ -7,6 +7,7 @@
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
+#include "points.h"
 #include "recover.h"
 #include "recover_internal.h"
 #include "sequence.h"
@@ -291,6 +292,7 @@ static void replay_journal(struct recovery *r, struct client *c)
 	for (p.at = p.first; p.at < p.end; p.at++) {
 		const struct uffd_msg m = *journal_at(c->journal, p.at);
 		replay_one(&p, &m);
+		point(POINT_recover_entry);
 	}
 	c->replay = NULL;
 	if (c->birth && any_passed_on(&p) && !uffd_alive(c->uffd))
@@ -300,6 +302,7 @@ static void replay_journal(struct recovery *r, struct client *c)
 	note_moved(&p);
 	free(p.answer);
 	free(p.taken);
+	point(POINT_recover_journal);
 }
 
 void replay_all(struct recovery *r)

@@ -1,6 +1,7 @@
 #include "restorer.h"
 #include "give_back.h"
 #include "pager.h"
+#include "points.h"
 #include "release.h"
 #include "uffd.h"
 #include "worker.h"
@@ -58,6 +59,7 @@ static bool answer_request(struct restorer *r, struct client *c, struct link_req
 	uint32_t op = q->op;
 	int result = -EINVAL;
 
+	point(POINT_rung);
 	if (op == LINK_GIVE_BACK && len > 0 && addr + len > addr)
 		result = give_back(&r->pager, c, addr, addr + len, SLICE_MS);
 	if (result == -EAGAIN)
@@ -65,6 +67,7 @@ static bool answer_request(struct restorer *r, struct client *c, struct link_req
 	note_given(r, c, addr, addr + len);
 	q->result = result;
 	atomic_store(&q->state, LINK_DONE);
+	point(POINT_replied);
 	return true;
 }
 
@@ -105,6 +108,7 @@ static void serve_bell(struct restorer *r, struct client *c)
 	done &= set_bell(r, c, false);
 	for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
 		rest(BELL_OPEN_NS);
+	point(POINT_reopened);
 	done &= set_bell(r, c, true);
 	if (!done || any_in_state(c, LINK_POSTED))
 		restorer_ring(r, c);
@@ -154,6 +158,7 @@ static void release_next(struct restorer *r)
 		release_begin(&r->release, r->worker);
 	if (release_step(&r->release, &r->pager, &wait_ms)) {
 		atomic_store(&r->released, true);
+		point(POINT_all_back);
 		worker_kick(r->worker);
 	}
 	r->due_ms = worker_now_ms() + wait_ms;

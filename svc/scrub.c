@@ -1,6 +1,7 @@
 #include "scrub.h"
 #include "log.h"
 #include "pager.h"
+#include "points.h"
 #include "policy.h"
 #include "worker.h"
 
@@ -116,6 +117,7 @@ static void look_at(
 {
 	struct store *store = p->worker->store;
 
+	point(POINT_scrub);
 	for (unsigned i = 0; i < some->count; i++) {
 		int r = store_get(store, p->scratch, some->blob[i], p->buffer);
 		if (r == -EBADMSG)
@@ -125,6 +127,7 @@ static void look_at(
 		store_unref(store, some->blob[i]);
 	}
 	atomic_fetch_add(&p->worker->scrub_pages, some->count);
+	point(POINT_scrubbed);
 }
 
 /* ---- the round ---- */

@@ -1,5 +1,6 @@
 #include "sequence.h"
 #include "pager.h"
+#include "points.h"
 #include "space_internal.h"
 
 #include "worker.h"
@@ -155,6 +156,7 @@ void sequence_add(struct client *c, const struct uffd_msg *m)
 	space_make_room(
 		(void **)&c->waiting, c->waiting_count, &c->waiting_room, sizeof(*c->waiting));
 	c->waiting[c->waiting_count++] = *m;
+	point(POINT_waits);
 	for (size_t i; (i = next(c)) < c->waiting_count;)
 		apply_one(c, i);
 	c->space.overtaken = c->waiting_count > 0;

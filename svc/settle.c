@@ -61,21 +61,26 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 	const struct region *known = space_region_at(&c->space, start);
 
 	/* Most answers are what was known. */
-	if (!registered || !known || known->end < end)
+	if (!registered || !known || known->end < end) {
 		journal_add(c->journal, JOURNAL_ANSWER, start, end, 0, registered);
+		point(POINT_settle_told);
+	}
 	settle_apply(c, start, end, registered);
 }
 
 void settle_forget(struct client *c)
 {
-	if (c->space.steps || c->space.doubt.late_count > 0)
+	if (c->space.steps || c->space.doubt.late_count > 0) {
 		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
+		point(POINT_calm_told);
+	}
 	space_forget_aside(&c->space);
 }
 
 void settle_gone(struct client *c, uint64_t addr)
 {
 	journal_add(c->journal, JOURNAL_GONE, addr, addr + PAGE_SIZE, 0, 0);
+	point(POINT_gone_told);
 	space_set_state(&c->space, addr, PAGE_ABSENT);
 }
 

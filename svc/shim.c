@@ -86,19 +86,6 @@ void shim_keep(struct shim_call *call)
 		shim_call_end(call);
 }
 
-/* The call made while the range is out of management. */
-static long call_given_back(const void *addr, size_t len, long nr, long a, long b, long c)
-{
-	int saved = errno;
-	struct shim_call call;
-
-	shim_give_back(&call, addr, len);
-	long r = RAWCALL(nr, a, b, c, 0, 0, 0);
-	shim_end(&call);
-	errno = saved;
-	return shim_result(r);
-}
-
 _Atomic bool shim_locked_unlinked;
 
 /* For memory that is locked without the service's knowing it stays registered. */
@@ -148,12 +135,31 @@ static bool is_watched(int advice)
 	       advice == MADV_COLLAPSE;
 }
 
+/* In a child without a link, before its call is over. Guards discard pages of which the service
+ * may believe that they are out: it is told by a discard of the same. The guards stay. */
+static void discard_in_child(const struct shim_call *call, const void *addr, size_t len)
+{
+	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
+
+	if (call->begun && !call->link)
+		RAWCALL(SYS_madvise, from, (uintptr_t)addr + len - from, MADV_DONTNEED, 0, 0,
+			0);
+}
+
 EXPORT int madvise(void *addr, size_t len, int advice)
 {
 	if (!is_watched(advice))
 		return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
+	int saved = errno;
+	struct shim_call call;
 	shim_touch_in_child(addr, len, advice == MADV_COLLAPSE);
-	return (int)call_given_back(addr, len, SYS_madvise, (long)addr, (long)len, advice);
+	shim_give_back(&call, addr, len);
+	long r = RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0);
+	if (r == 0 && advice == MADV_GUARD_INSTALL)
+		discard_in_child(&call, addr, len);
+	shim_end(&call);
+	errno = saved;
+	return (int)shim_result(r);
 }
 
 /* The same for several ranges, perhaps of another process, for which we do nothing: to ask
@@ -182,6 +188,13 @@ EXPORT ssize_t process_madvise(
 	struct shim_call call;
 	shim_give_back(&call, (const void *)from, from < to ? to - from : 0);
 	r = RAWCALL(SYS_process_madvise, pidfd, range, count, advice, flags, 0);
+	/* Of our own memory: of another's the kernel allows none that is_watched but to
+	 * collapse. */
+	for (ssize_t i = 0, left = r; left > 0 && advice == MADV_GUARD_INSTALL; i++) {
+		size_t done = (size_t)left < range[i].iov_len ? (size_t)left : range[i].iov_len;
+		discard_in_child(&call, range[i].iov_base, done);
+		left -= (ssize_t)done;
+	}
 	shim_end(&call);
 	errno = saved;
 	return shim_result(r);

@@ -244,6 +244,7 @@ static bool drop_if_gone(struct worker *w, struct client *c)
 	if (!is_gone(c))
 		return false;
 	log_debug("client %d (%s): gone", (int)c->pid, c->exe);
+	point(POINT_ended);
 	worker_drop_client(w, c);
 	return true;
 }
@@ -484,7 +485,9 @@ static void begin_end(struct loop *l)
 		return;
 	}
 	l->ending = true;
+	point(POINT_end);
 	atomic_store(&l->w->state->ending, 1);
+	point(POINT_end_told);
 	admit_nobody(l);
 	evictor_end_evictions(l->w->evictor);
 	restorer_release_all(l->w->restorer);
@@ -614,11 +617,25 @@ static void synchronize(void *arg)
 	qsbr_synchronize(&w->qsbr);
 }
 
+/* The store knows of no points. */
+static void pass_step(void *arg, enum store_step step)
+{
+	static const enum point at[] = {
+#define X(name, help) [STORE_STEP_##name] = POINT_##name,
+		STORE_STEPS(X)
+#undef X
+	};
+
+	(void)arg;
+	point(at[step]);
+}
+
 static int open_store(struct worker *w, const struct runtime *rt, bool again)
 {
 	struct store_options o = {.dir = rt->store,
 		.memory_limit = settings_store_limit(w->config),
 		.synchronize = synchronize,
+		.passes = pass_step,
 		.arg = w,
 		/* As if stored now: else all would be due for recompression at once. */
 		.stamp = (uint32_t)(worker_now_ms() / 1000)};
@@ -682,7 +699,9 @@ static void worker_close(struct worker *w)
 	}
 	if (w->store)
 		graveyard_done(&w->graveyard);
+	point(POINT_closing);
 	store_close(w->store);
+	point(POINT_closed);
 	config_free(w->config);
 	if (w->brief.hint)
 		runtime_unmap(w->runtime_dir, HINT_FILE, w->brief.hint,
@@ -740,6 +759,8 @@ int worker_run(const struct worker_options *o)
 	worker_init(&w, o);
 	if (o->again)
 		close_strangers(o);
+	if (o->again)
+		point(POINT_recover);
 	open_meminfo(&w);
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
@@ -751,6 +772,8 @@ int worker_run(const struct worker_options *o)
 	if (r == 0)
 		r = open_loop(&w);
 	if (r == 0 && o->again)
+		point(POINT_recover_store);
+	if (r == 0 && o->again)
 		r = recover_clients(&w);
 	if (r == 0)
 		r = start_threads(&w);
@@ -761,6 +784,8 @@ int worker_run(const struct worker_options *o)
 	if (r == 0) {
 		if (o->again)
 			recover_resume(&w);
+		if (o->again)
+			point(POINT_recover_serves);
 		atomic_store(&o->state->serves_since_ms, worker_now_ms());
 		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
 		notify_ready();

@@ -1,6 +1,7 @@
 /* The table of clients: all of it under worker.lock, which is held for moments only. */
 #include "journal.h"
 #include "log.h"
+#include "points.h"
 #include "state.h"
 #include "worker.h"
 
@@ -119,8 +120,10 @@ void worker_table_forget(struct worker *w, struct client *c)
 	pthread_mutex_lock(&w->lock);
 	bool had = take_out(w->ended, &w->ended_count, c);
 	pthread_mutex_unlock(&w->lock);
-	if (had)
-		client_unref(c);
+	if (!had)
+		return;
+	point(POINT_forgotten);
+	client_unref(c);
 }
 
 struct client *worker_by_token(struct worker *w, uint64_t token)

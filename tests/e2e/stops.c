@@ -16,6 +16,10 @@
  *       N   is each of these pages what it was, or zeros? They are filled anew: "good" or "bad"
  *       u   such a process unmaps the second half of a mapping, else as n
  *       U   the mapping grows again in place: its second half must be zeros, else as N
+ *       o   gets ready for g: "prepared"
+ *       g   a thread moves the end of the memory away, another maps something else there as
+ * soon as it is gone: "taken"; when the first goes on: "good" or "bad", and all is put back M
+ * the end of the memory is moved to where that half was, and back: "good" or "bad"
  *
  *   stops trace PID                stops its threads by ptrace, "stopped", until its input ends
  *   stops trace PID CALL entry     the same when its one thread next enters CALL (move: the
@@ -240,6 +244,78 @@ static bool after_discard(void)
 	return read_all();
 }
 
+/* Of no use to whoever thinks that something is there still. */
+static bool move_there(void)
+{
+	size_t half = SCRATCH_PAGES / 2 * PAGE;
+	uint64_t *there = it.scratch + SCRATCH_PAGES / 2 * WORDS;
+	uint64_t *end = it.memory + (it.bytes - half) / 8;
+	int how = MREMAP_MAYMOVE | MREMAP_FIXED;
+
+	return mremap(end, half, half, how, there) == there &&
+	       good(there, (uintptr_t)end, half / 8) &&
+	       mremap(there, half, half, how, end) == end &&
+	       good(it.memory, (uintptr_t)it.memory, it.bytes / 8);
+}
+
+static struct {
+	uint64_t *from, *to;
+	size_t bytes;
+	pthread_t mover;
+	int go[2];
+} away;
+
+static void *move_away(void *arg)
+{
+	char go;
+
+	(void)arg;
+	if (read(away.go[0], &go, 1) != 1 ||
+		mremap(away.from, away.bytes, away.bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+			away.to) != away.to)
+		die("mremap");
+	return NULL;
+}
+
+static void get_ready(void)
+{
+	away.bytes = SCRATCH_PAGES / 2 * PAGE;
+	away.from = it.memory + (it.bytes - away.bytes) / 8;
+	away.to = map_apart(NULL, away.bytes);
+	if (pipe2(away.go, O_CLOEXEC) < 0 ||
+		pthread_create(&away.mover, NULL, move_away, NULL) != 0)
+		die("thread");
+	say("prepared\n");
+}
+
+/* The move is done before its thread goes on, which waits for somebody to read of it. */
+static bool take_place(void)
+{
+	uint64_t *here;
+
+	if (write(away.go[1], "g", 1) != 1)
+		die("write");
+	do {
+		here = mmap(away.from, away.bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	} while (here == MAP_FAILED && errno == EEXIST);
+	if (here != away.from)
+		die("the place that is free");
+	memset(here, 0x5a, away.bytes);
+	say("taken\n");
+	pthread_join(away.mover, NULL);
+	close(away.go[0]);
+	close(away.go[1]);
+	bool right = good(away.to, (uintptr_t)away.from, away.bytes / 8);
+	for (size_t i = 0; i < away.bytes / 8; i++)
+		right &= here[i] == 0x5a5a5a5a5a5a5a5a;
+	if (munmap(here, away.bytes) < 0 ||
+		mremap(away.to, away.bytes, away.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, here) !=
+			here)
+		die("moving back");
+	return right && good(it.memory, (uintptr_t)it.memory, it.bytes / 8);
+}
+
 static bool after_unmap(void)
 {
 	size_t half = SCRATCH_PAGES / 2 * PAGE;
@@ -289,6 +365,15 @@ static void *work(void *arg)
 			break;
 		case 'U':
 			say(after_unmap() ? "good\n" : "bad\n");
+			break;
+		case 'o':
+			get_ready();
+			break;
+		case 'g':
+			say(take_place() ? "good\n" : "bad\n");
+			break;
+		case 'M':
+			say(move_there() ? "good\n" : "bad\n");
 			break;
 		default:
 			die("what order is that");

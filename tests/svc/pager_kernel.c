@@ -4,6 +4,7 @@
  * work. */
 #include "batch.h"
 #include "birth.h"
+#include "journal.h"
 #include "pagemap.h"
 #include "pager.h"
 #include "recover.h"
@@ -439,6 +440,58 @@ static void what_is_there_wins_over_the_record(void **state)
 	assert_int_equal(entry_state(space_entry(&area->client.space, addr(4))), PAGE_RESIDENT);
 }
 
+static unsigned wakes;
+int __real_uffd_wake(int fd, uint64_t start, uint64_t len);
+int __wrap_uffd_wake(int fd, uint64_t start, uint64_t len);
+int __wrap_uffd_wake(int fd, uint64_t start, uint64_t len)
+{
+	const struct journal *j = area->client.journal;
+
+	wakes++;
+	if (j)
+		assert_int_equal(journal_at(j, journal_end(j) - 1)->event, JOURNAL_RESTORED);
+	return __real_uffd_wake(fd, start, len);
+}
+
+static void is_written(uint64_t at, enum journal_event event, unsigned first, unsigned end)
+{
+	const struct uffd_msg *m = journal_at(area->client.journal, at);
+
+	assert_int_equal(m->event, event);
+	assert_int_equal(m->arg.reserved.reserved1, addr(first));
+	assert_int_equal(m->arg.reserved.reserved2, addr(end));
+}
+
+/* Of a child without an agent: before anybody goes on who waited for it. */
+static void what_a_child_got_back_is_written_down(void **state)
+{
+	struct client *c = &area->client;
+	struct toucher t;
+	int pagemap = c->pagemap;
+
+	(void)state;
+	assert_int_equal(journal_new(&c->journal), 0);
+	c->pagemap = -1;
+	record(4, entry_make(PAGE_STORED, 7));
+	record(5, entry_make(PAGE_STORED, 7));
+	wakes = 0;
+	touch_begin(&t, 4, false);
+	touch_end(&t);
+	assert_int_equal(wakes, 1); /* not by the COPY */
+	uint64_t end = journal_end(c->journal);
+	is_written(end - 2, JOURNAL_RESTORING, 4, 5);
+	is_written(end - 1, JOURNAL_RESTORED, 4, 5);
+	/* It was there, and nobody knew. */
+	touch_begin(&t, 5, false);
+	bring_silently(5, 9);
+	touch_end(&t);
+	end = journal_end(c->journal);
+	is_written(end - 1, JOURNAL_RESTORED, 5, 6);
+	c->pagemap = pagemap;
+	journal_free(c->journal);
+	c->journal = NULL;
+}
+
 static void a_fault_answered_twice_is_woken(void **state)
 {
 	struct toucher t;
@@ -675,6 +728,7 @@ int main(void)
 		T(what_must_wait_has_a_timer),
 		T(an_access_to_what_was_unmapped_goes_on),
 		T(what_is_there_wins_over_the_record),
+		T(what_a_child_got_back_is_written_down),
 		T(a_fault_answered_twice_is_woken),
 		T(what_vanished_without_an_event_is_zeros),
 		T(what_is_not_on_record_is_zeros),

@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -19,7 +21,8 @@ static void wrong_text_is_named(void **state)
 {
 	static const char *const wrong[] = {"nowhere=100", "fetch", "fetch=", "fetch=0", "=100",
 		"fetch=10:0", "fetch=10:", "fetch=x", "fetch=10x", "fetch=10:2x", "fetch=-1:1",
-		"fetch=99999999", "move=10,zap=ten", "fetc=10", "fetchh=10"};
+		"fetch=99999999", "move=10,zap=ten", "kill=10", "kill=dir", "fetc=10",
+		"fetchh=10"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -87,10 +90,55 @@ static void a_thread_stays_while_there_is_a_file(void **state)
 	rmdir(dir);
 }
 
+/* Passes zap and hold in another process. True: it was killed there. */
+static bool dies(unsigned holds)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		point(POINT_zap);
+		for (unsigned i = 0; i < holds; i++)
+			point(POINT_hold);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFSIGNALED(status))
+		assert_int_equal(WTERMSIG(status), SIGKILL);
+	else
+		assert_int_equal(WEXITSTATUS(status), 0);
+	return WIFSIGNALED(status);
+}
+
+/* Whoever passes it as the one that the link says is killed, and the next isn't. */
+static void a_process_dies_while_there_is_a_link(void **state)
+{
+	char dir[] = "/tmp/larder-points.XXXXXX", path[64], at[64], text[96], message[256];
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/hold", dir);
+	snprintf(at, sizeof(at), "%s/hold.at", dir);
+	snprintf(text, sizeof(text), "commit=5,kill=%s", dir);
+	assert_int_equal(points_choose(text, message, sizeof(message)), 0);
+	assert_false(dies(10));
+	assert_int_equal(symlink("3", path), 0);
+	assert_false(dies(2));
+	assert_true(dies(3));
+	assert_int_equal(access(path, F_OK), -1);
+	assert_false(dies(10));
+	assert_int_equal(unlink(at), 0);
+	assert_int_equal(symlink("1", path), 0);
+	assert_true(dies(1));
+	unlink(at);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_is_chosen_by_default),
 		cmocka_unit_test(wrong_text_is_named), cmocka_unit_test(right_text_is_taken),
-		cmocka_unit_test(a_thread_stays_while_there_is_a_file)};
+		cmocka_unit_test(a_thread_stays_while_there_is_a_file),
+		cmocka_unit_test(a_process_dies_while_there_is_a_link)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
