@@ -30,6 +30,10 @@ const struct config_key config_keys[] = {
 	{SERVICE_KEY(readers), .name = "readers", .type = VALUE_UNSIGNED, .fallback = "0",
 		.min = "0", .max = "1024",
 		.help = "threads that answer page faults; 0 is one per CPU"},
+	{SERVICE_KEY(watchdog_ms), .name = "watchdog", .type = VALUE_DURATION,
+		.fallback = "30s", .min = "1s", .max = "1d", .or_zero = true, .reload = true,
+		.help = "when the service hangs for this long, so that programs wait for it, "
+			"its worker is ended and another takes over; 0: never"},
 
 	{STORE_KEY(store_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
 		.min = "8M", .max = "1024T", .or_zero = true,

@@ -46,6 +46,7 @@ struct config {
 	struct policy_list allow_group;
 	unsigned user_clients; /* most address spaces of one user (root aside) */
 	unsigned readers;      /* fault threads; 0 = one per CPU */
+	uint64_t watchdog_ms;  /* a worker that gets on no more is ended after it; 0 = never */
 	/* [store] */
 	uint64_t store_limit;	 /* bytes; 0 = half of the machine's memory */
 	uint64_t scrub_every_ms; /* cold pages are looked at once in this; 0 = never */

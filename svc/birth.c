@@ -4,6 +4,7 @@
 #include "log.h"
 #include "pager.h"
 #include "points.h"
+#include "pulse.h"
 #include "recover.h"
 #include "settle.h"
 #include "space_internal.h"
@@ -144,7 +145,10 @@ static uint64_t note_growth_at(
 		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
 		.query_addr = addr};
 
-	if (ioctl(maps, PROCMAP_QUERY, &q) < 0)
+	pulse_call_begin();
+	int r = ioctl(maps, PROCMAP_QUERY, &q);
+	pulse_call_end();
+	if (r < 0)
 		return UINT64_MAX; /* nothing is mapped from here on */
 	if (q.vma_start <= addr &&
 		space_region_overlaps(&parent->space, q.vma_start, q.vma_end))

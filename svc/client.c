@@ -3,6 +3,7 @@
 #include "closer.h"
 #include "journal.h"
 #include "points.h"
+#include "pulse.h"
 #include "space_internal.h"
 #include "state.h"
 #include "worker.h"
@@ -28,7 +29,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	struct client *c;
 
 	while (!(c = calloc(1, sizeof(*c))))
-		usleep(1000);
+		pulse_wait_for_memory();
 	c->worker = w;
 	c->id = id;
 	c->uffd = uffd;

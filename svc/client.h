@@ -14,6 +14,7 @@
 
 #include "control.h"
 #include "link.h"
+#include "pagemap.h"
 #include "process.h"
 #include "space.h"
 
@@ -162,6 +163,13 @@ bool client_is_calm(const struct client *c);
 
 /* How far it has come (rule 10). Exact with the gate held. */
 uint64_t client_clock(const struct client *c);
+
+/* The kernel's word that nobody uses its address space any more (rule 3). That a call found no
+ * memory isn't that: the machine may have none. */
+static inline bool client_memory_gone(const struct client *c)
+{
+	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
+}
 
 /* Stops being served for good; idempotent. The worker's loop then takes it off the tables. */
 void client_mark_gone(struct client *c);

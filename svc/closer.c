@@ -1,4 +1,5 @@
 #include "closer.h"
+#include "pulse.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -110,7 +111,7 @@ static struct batch_of_fds *batch_of(const int *fds, unsigned count)
 	struct batch_of_fds *b;
 
 	while (!(b = malloc(sizeof(*b) + count * sizeof(b->fd[0]))))
-		usleep(1000);
+		pulse_wait_for_memory();
 	b->next = NULL;
 	b->count = count;
 	memcpy(b->fd, fds, count * sizeof(fds[0]));

@@ -457,7 +457,9 @@ static int move_block(
 	int tag, r = order_open(c);
 
 	if (r < 0)
-		return r == -EBUSY ? -ETIME : r == -ENOMEM ? -ESRCH : r;
+		return r == -EBUSY			       ? -ETIME
+		       : r == -ENOMEM && client_memory_gone(c) ? -ESRCH
+							       : r;
 	gate_lock(c);
 	tag = space_hold(&c->space, b);
 	if (tag >= 0)

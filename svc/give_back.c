@@ -2,6 +2,7 @@
 #include "journal.h"
 #include "pager.h"
 #include "points.h"
+#include "pulse.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -93,8 +94,9 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	point(POINT_ask);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
 	point(POINT_unregistered);
+	/* Else some of it may be unregistered, or nothing: tried again, and asked for. */
 	if (r == -ENOMEM)
-		return -ESRCH;
+		return client_memory_gone(c) ? -ESRCH : -ENOMEM;
 	settle_answer(c, g.start, g.end, false);
 	return 0;
 }
@@ -161,8 +163,10 @@ static int note_growth_at(struct client *c, int maps, uint64_t addr)
 {
 	struct procmap_query q = {.size = sizeof(q), .query_addr = addr};
 
-	if (ioctl(maps, PROCMAP_QUERY, &q) < 0 ||
-		!space_region_overlaps(&c->space, q.vma_start, q.vma_end))
+	pulse_call_begin();
+	int r = ioctl(maps, PROCMAP_QUERY, &q);
+	pulse_call_end();
+	if (r < 0 || !space_region_overlaps(&c->space, q.vma_start, q.vma_end))
 		return 0;
 	return settle_range(c, q.vma_start, q.vma_end);
 }

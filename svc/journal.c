@@ -1,11 +1,13 @@
 #include "journal.h"
 #include "cleanup.h"
 #include "points.h"
+#include "pulse.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,16 +22,21 @@ enum {
 	ORDER_MIN = 7,
 	/* 32 MiB: the index was not written for minutes of events. */
 	ORDER_MAX = 20,
+	/* So many are read at once, and so many the kernel may have written last. */
+	READ_MAX = 16,
+	POSITION_BITS = 48,
 };
-#define MAGIC 0x6c6e726a7264726cULL /* "lrdrjrnl" */
+#define MAGIC 0x326e726a7264726cULL /* "lrdrjrn2" */
+#define LOST  0x74736f6c74736f6cULL /* "lostlost" */
 
 static_assert(ENTRY == 32 && ENTRY << ORDER_MIN == HEAD, "the first ring follows the head");
 
 struct head {
 	uint64_t magic;
-	_Atomic uint64_t order; /* the ring has 2^order entries, and lies at 2^order * ENTRY */
-	_Atomic uint64_t begin;
-	_Atomic uint64_t lost;
+	/* The ring has 2^order entries, and lies at 2^order * ENTRY. With its complement. */
+	_Atomic uint64_t order;
+	_Atomic uint64_t begin; /* with a sum above POSITION_BITS */
+	_Atomic uint64_t lost;	/* 0 or LOST */
 };
 
 struct journal {
@@ -39,9 +46,69 @@ struct journal {
 	_Atomic uint64_t end; /* others may look how far it has come */
 };
 
+/* ---- sums ---- */
+
+static uint64_t mix(uint64_t h, uint64_t word)
+{
+	h = (h ^ word) * 0x9e3779b97f4a7c15ULL; /* odd: nothing is lost */
+	return h ^ h >> 32;
+}
+
+/* Of what an entry says, and where: 24 bits, never 0. It lies where the kernel has zeros. */
+static uint32_t sum_of(const struct uffd_msg *m, uint64_t position)
+{
+	struct uffd_msg plain = *m;
+	uint64_t word[ENTRY / 8], h = mix(MAGIC, position);
+
+	plain.reserved1 = 0;
+	plain.reserved2 = 0;
+	memcpy(word, &plain, sizeof(word));
+	for (unsigned i = 0; i < ENTRY / 8; i++)
+		h = mix(h, word[i]);
+	return (uint32_t)(h >> 40) | 1;
+}
+
+static uint32_t get_sum(const struct uffd_msg *m)
+{
+	return m->reserved1 | (uint32_t)m->reserved2 << 8;
+}
+
+static void set_sum(struct uffd_msg *m, uint32_t sum)
+{
+	m->reserved1 = (__u8)sum;
+	m->reserved2 = (__u16)(sum >> 8);
+}
+
+static bool is_right(const struct uffd_msg *m, uint64_t position)
+{
+	return m->event && get_sum(m) == sum_of(m, position);
+}
+
+static uint64_t with_sum(uint64_t position)
+{
+	return position | mix(MAGIC, position) >> POSITION_BITS << POSITION_BITS;
+}
+
+static uint64_t with_complement(uint64_t order)
+{
+	return order | ~order << 32;
+}
+
+static uint64_t order_of(const struct journal *j)
+{
+	return (uint32_t)atomic_load(&j->head->order);
+}
+
+static uint64_t begin_of(const struct journal *j)
+{
+	return atomic_load(&j->head->begin) & ((1ULL << POSITION_BITS) - 1);
+}
+
+/* ---- the ring ---- */
+
 static uint64_t ring_size(const struct journal *j)
 {
-	return 1ULL << atomic_load(&j->head->order);
+	return 1ULL << order_of(j);
 }
 
 static struct uffd_msg *entry_at(const struct journal *j, uint64_t position)
@@ -90,16 +157,108 @@ int journal_new(struct journal **ret)
 		return r;
 	}
 	j->head->magic = MAGIC;
-	atomic_store(&j->head->order, ORDER_MIN);
+	atomic_store(&j->head->order, with_complement(ORDER_MIN));
+	atomic_store(&j->head->begin, with_sum(0));
 	*ret = j;
 	return 0;
 }
 
-/* All but the entries becomes zeros again: a trim may have been cut short. */
-static void wipe_room(struct journal *j)
+/* ---- another worker's ---- */
+
+/* What the kernel had written when the worker died has no sum yet. */
+static bool is_fresh(const struct journal *j, uint64_t at)
 {
-	for (uint64_t at = j->end; at < atomic_load(&j->head->begin) + ring_size(j); at++)
+	const struct uffd_msg *m = entry_at(j, at);
+
+	return get_sum(m) == 0 && at + READ_MAX >= j->end &&
+	       (m->event == UFFD_EVENT_PAGEFAULT || m->event == UFFD_EVENT_FORK ||
+		       m->event == UFFD_EVENT_REMAP || m->event == UFFD_EVENT_REMOVE ||
+		       m->event == UFFD_EVENT_UNMAP);
+}
+
+/* An entry of ours gets its event last. Where only that is missing it may have been damaged,
+ * and if not, it is true all the same. */
+static bool find_event(struct uffd_msg *m, uint64_t position)
+{
+	struct uffd_msg whole = *m;
+
+	for (unsigned bit = 0; m->event == 0 && bit < 8; bit++) {
+		whole.event = (__u8)(1u << bit);
+		if (is_right(&whole, position))
+			*m = whole;
+	}
+	return m->event != 0;
+}
+
+static bool find_end(struct journal *j)
+{
+	uint64_t begin = begin_of(j), at = begin;
+	bool fresh = false;
+
+	for (j->end = begin; j->end < begin + ring_size(j) - 1; j->end++)
+		if (!find_event(entry_at(j, j->end), j->end))
+			break;
+	for (; at < j->end && !fresh; at++) {
+		fresh = !is_right(entry_at(j, at), at);
+		if (fresh && !is_fresh(j, at))
+			return false;
+	}
+	for (; at < j->end; at++)
+		if (!is_fresh(j, at))
+			return false;
+	for (at = begin; at < j->end; at++)
+		set_sum(entry_at(j, at), sum_of(entry_at(j, at), at));
+	return true;
+}
+
+static bool is_zeros(const struct uffd_msg *m)
+{
+	static const struct uffd_msg zeros;
+
+	return memcmp(m, &zeros, ENTRY) == 0;
+}
+
+/* May the worker have left this in its room? An entry that it began, faults that it was about
+ * to wipe; at the other end what it was about to trim, of which one is begun. */
+static bool is_litter(const struct journal *j, uint64_t at, uint64_t edge)
+{
+	const struct uffd_msg *m = entry_at(j, at);
+	uint64_t size = ring_size(j);
+
+	if (at == j->end && m->event == 0)
+		return true;
+	if (at < j->end + READ_MAX && get_sum(m) == 0 &&
+		(m->event == 0 || m->event == UFFD_EVENT_PAGEFAULT))
+		return true;
+	if (at >= size && is_right(m, at - size))
+		return true;
+	return at + 1 == edge ||
+	       (at + 1 >= size && is_right(entry_at(j, at + 1), at + 1 - size));
+}
+
+/* All but the entries becomes zeros again. False: there is what nobody left there, so an entry
+ * before it may be missing. */
+static bool wipe_room(struct journal *j)
+{
+	uint64_t edge = begin_of(j) + ring_size(j);
+
+	for (uint64_t at = j->end; at < edge; at++)
+		if (!is_zeros(entry_at(j, at)) && !is_litter(j, at, edge))
+			return false;
+	for (uint64_t at = j->end; at < edge; at++)
 		memset(entry_at(j, at), 0, ENTRY);
+	return true;
+}
+
+static bool head_is_right(const struct journal *j)
+{
+	uint64_t order = order_of(j), lost = atomic_load(&j->head->lost);
+
+	return j->head->magic == MAGIC && order >= ORDER_MIN && order <= ORDER_MAX &&
+	       atomic_load(&j->head->order) == with_complement(order) &&
+	       bytes_for(order) <= j->bytes &&
+	       atomic_load(&j->head->begin) == with_sum(begin_of(j)) &&
+	       (lost == 0 || lost == LOST);
 }
 
 static int adopt(struct journal *j)
@@ -113,15 +272,7 @@ static int adopt(struct journal *j)
 	int r = map_all(j, (size_t)st.st_size);
 	if (r < 0)
 		return r;
-	uint64_t order = atomic_load(&j->head->order);
-	if (j->head->magic != MAGIC || order < ORDER_MIN || order > ORDER_MAX ||
-		bytes_for(order) > j->bytes)
-		return -EBADMSG;
-	uint64_t begin = atomic_load(&j->head->begin);
-	for (j->end = begin; j->end < begin + ring_size(j) - 1 && entry_at(j, j->end)->event;)
-		j->end++;
-	wipe_room(j);
-	return 0;
+	return head_is_right(j) && find_end(j) && wipe_room(j) ? 0 : -EBADMSG;
 }
 
 int journal_adopt(struct journal **ret, int fd)
@@ -162,7 +313,7 @@ int journal_fd(const struct journal *j)
 /* A ring of twice the size behind this one. Until its order is stored, it isn't the ring. */
 static int grow(struct journal *j)
 {
-	uint64_t order = atomic_load(&j->head->order), size = ring_size(j);
+	uint64_t order = order_of(j), size = ring_size(j);
 	int r = map_all(j, bytes_for(order + 1));
 
 	if (r < 0)
@@ -170,31 +321,25 @@ static int grow(struct journal *j)
 	struct uffd_msg *larger =
 		(struct uffd_msg *)(void *)((char *)j->head + 2 * size * ENTRY);
 	memset(larger, 0, 2 * size * ENTRY);
-	for (uint64_t at = atomic_load(&j->head->begin); at < j->end; at++)
+	for (uint64_t at = begin_of(j); at < j->end; at++)
 		larger[at & (2 * size - 1)] = *entry_at(j, at);
 	point(POINT_grow);
-	atomic_store(&j->head->order, order + 1);
+	atomic_store(&j->head->order, with_complement(order + 1));
 	return 0;
-}
-
-static void wait_for_memory(void)
-{
-	struct timespec pause = {.tv_nsec = 1000000};
-	nanosleep(&pause, NULL);
 }
 
 static uint64_t room(const struct journal *j)
 {
-	return ring_size(j) - 1 - (j->end - atomic_load(&j->head->begin));
+	return ring_size(j) - 1 - (j->end - begin_of(j));
 }
 
 static void drop_before(struct journal *j, uint64_t position)
 {
-	uint64_t begin = atomic_load(&j->head->begin);
+	uint64_t begin = begin_of(j);
 
 	if (position <= begin)
 		return;
-	atomic_store(&j->head->begin, position);
+	atomic_store(&j->head->begin, with_sum(position));
 	point(POINT_trim);
 	for (uint64_t at = begin; at < position; at++)
 		memset(entry_at(j, at), 0, ENTRY);
@@ -204,11 +349,11 @@ static void drop_before(struct journal *j, uint64_t position)
 static void make_room(struct journal *j, unsigned count)
 {
 	while (room(j) < count) {
-		if (atomic_load(&j->head->order) == ORDER_MAX) {
-			atomic_store(&j->head->lost, 1);
+		if (order_of(j) == ORDER_MAX) {
+			atomic_store(&j->head->lost, LOST);
 			drop_before(j, j->end);
 		} else if (grow(j) < 0) {
-			wait_for_memory();
+			pulse_wait_for_memory();
 		}
 	}
 }
@@ -224,7 +369,8 @@ struct uffd_msg *journal_room(struct journal *j, unsigned *count)
 
 void journal_keep(struct journal *j, unsigned count)
 {
-	j->end += count;
+	for (uint64_t to = j->end + count; j->end < to; j->end++)
+		set_sum(entry_at(j, j->end), sum_of(entry_at(j, j->end), j->end));
 }
 
 void journal_discard(struct journal *j, unsigned count)
@@ -243,6 +389,9 @@ void journal_add(struct journal *j, enum journal_event event, uint64_t a, uint64
 	m->arg.reserved.reserved2 = b;
 	m->arg.reserved.reserved3 = c;
 	m->reserved3 = n;
+	struct uffd_msg whole = *m;
+	whole.event = (__u8)event;
+	set_sum(m, sum_of(&whole, j->end));
 	point(POINT_entry);
 	/* Now it counts, and all of it is there. */
 	atomic_signal_fence(memory_order_release);
@@ -254,7 +403,7 @@ void journal_add(struct journal *j, enum journal_event event, uint64_t a, uint64
 
 uint64_t journal_begin(const struct journal *j)
 {
-	return atomic_load(&j->head->begin);
+	return begin_of(j);
 }
 
 uint64_t journal_end(const struct journal *j)

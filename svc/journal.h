@@ -15,6 +15,10 @@
  * with an event number of ours. An entry counts from the moment when its first byte, the event,
  * isn't 0; the kernel writes an entry whole before a process that is killed can die.
  *
+ * Each entry and each field of the head has a sum: that of an entry lies in the bytes 1 to 3,
+ * which the kernel leaves zero, from the moment when we have read it. So of an event that was
+ * damaged, or of one that vanished, no page is served (rule 8).
+ *
  * Invariants:
  *  1. entries of [begin, end) have an event; all others of the ring are zeros, but for those of
  *     a trim that was cut short, which lie before begin.
@@ -76,7 +80,7 @@ struct journal;
 
 /* 0, -ENOMEM, -EMFILE, ... */
 int journal_new(struct journal **ret);
-/* Of a worker that is gone. Takes fd, on success. -EBADMSG: it is none. */
+/* Of a worker that is gone. Takes fd, on success. -EBADMSG: it is none, or damaged. */
 int journal_adopt(struct journal **ret, int fd);
 void journal_free(struct journal *j); /* closes it; NULL is fine */
 int journal_fd(const struct journal *j);

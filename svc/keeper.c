@@ -1,5 +1,7 @@
 #include "keeper.h"
 #include "log.h"
+#include "notify.h"
+#include "watchdog.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -52,21 +54,70 @@ static pid_t start_worker(int (*work)(void *arg, bool again), void *arg, bool ag
 	return pid;
 }
 
-/* Until this worker has ended: its status. */
-static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set)
+/* What the keeper has between two signals. */
+struct watch {
+	struct pulses *pulses; /* borrowed */
+	struct watchdog watchdog;
+	int notify_fd; /* borrowed */
+	unsigned alive_ms;
+	uint64_t told_ms; /* when the service manager was told last */
+};
+
+static void say_alive(struct watch *w)
 {
-	int status, signal;
+	uint64_t now = now_ms();
+
+	if (w->alive_ms == 0 || now - w->told_ms < w->alive_ms)
+		return;
+	notify_alive(w->notify_fd);
+	w->told_ms = now;
+}
+
+static void end_if_hangs(struct watch *w, pid_t worker)
+{
+	uint64_t ms = 0;
+	pid_t thread = watchdog_look(&w->watchdog, w->pulses, worker, now_ms(), &ms);
+
+	if (thread == 0)
+		return;
+	log_error("the worker hangs: its thread %d is at the same piece of work for %llu ms "
+		  "(watchdog in [service]); it is ended",
+		(int)thread, (unsigned long long)ms);
+	kill(worker, SIGKILL);
+	w->watchdog = (struct watchdog){0}; /* not again at once */
+}
+
+static unsigned pause_of(const struct watch *w)
+{
+	unsigned ms = watchdog_period_ms(w->pulses);
+	return w->alive_ms > 0 && w->alive_ms < ms ? w->alive_ms : ms;
+}
+
+static void pass_on(pid_t worker, struct state *state, int signal)
+{
+	/* For the next one, should this one die before it has heard of it. */
+	if (signal != SIGHUP)
+		atomic_store(&state->ending, 1);
+	kill(worker, signal);
+}
+
+/* Until this worker has ended: its status. */
+static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set, struct watch *w)
+{
+	int status;
 
 	for (;;) {
 		pid_t ended = waitpid(pid, &status, WNOHANG);
 		if (ended == pid || (ended < 0 && errno == ECHILD))
 			return ended == pid ? status : 0;
-		if (sigwait(set, &signal) != 0 || signal == SIGCHLD)
-			continue;
-		/* For the next one, should this one die before it has heard of it. */
-		if (signal != SIGHUP)
-			atomic_store(&state->ending, 1);
-		kill(pid, signal);
+		unsigned ms = pause_of(w);
+		const struct timespec pause = {
+			.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+		int signal = sigtimedwait(set, NULL, &pause);
+		if (signal > 0 && signal != SIGCHLD)
+			pass_on(pid, state, signal);
+		say_alive(w);
+		end_if_hangs(w, pid);
 	}
 }
 
@@ -99,16 +150,21 @@ static unsigned longer(unsigned pause_ms)
 	return ms < PAUSE_MAX_MS ? ms : PAUSE_MAX_MS;
 }
 
-int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *arg)
+int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
+	int (*work)(void *arg, bool again), void *arg)
 {
+	struct watch watch = {
+		.pulses = pulses, .notify_fd = notify_fd, .alive_ms = notify_alive_ms()};
 	sigset_t set;
 	unsigned pause_ms = 0;
 
 	take_signals(&set);
 	for (bool again = false;; again = true) {
 		atomic_store(&state->serves_since_ms, 0);
+		pulse_clear(pulses);
+		watch.watchdog = (struct watchdog){0};
 		pid_t pid = start_worker(work, arg, again);
-		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set);
+		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set, &watch);
 		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
 			return WEXITSTATUS(status);
 		uint64_t since = atomic_load(&state->serves_since_ms);

@@ -8,10 +8,13 @@
 
 #include "state.h"
 
+struct pulses;
+
 /* work(arg, again) is what a worker runs, in a process of its own; it returns the exit code.
  * again: one before it has died. Returns when a worker ended by itself, with its code; but
- * while the state has clients, a worker that fails is followed by another. SIGTERM, SIGINT and
- * SIGHUP are passed on. */
-int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *arg);
+ * while the state has clients, a worker that fails is followed by another, and so is one that
+ * hangs (watchdog.h). SIGTERM, SIGINT and SIGHUP are passed on. notify_fd: notify_open's. */
+int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
+	int (*work)(void *arg, bool again), void *arg);
 
 #endif

@@ -3,9 +3,11 @@
 #include "kernel.h"
 #include "keeper.h"
 #include "log.h"
+#include "notify.h"
 #include "policy.h"
 #include "points.h"
 #include "probe.h"
+#include "pulse.h"
 #include "runtime.h"
 #include "self.h"
 #include "settings.h"
@@ -192,10 +194,14 @@ static int serve(struct worker_options *o)
 
 	o->runtime = &rt;
 	o->state = state_new();
-	if (!o->state)
+	struct pulses *pulses = o->state ? pulse_new() : NULL;
+	if (!pulses) {
 		log_error("the table of clients: %s", strerror(errno));
-	else if (open_runtime(&rt, o) == 0)
-		code = keeper_run(o->state, work, o);
+	} else if (open_runtime(&rt, o) == 0) {
+		pulse_use(pulses); /* the workers', which are forked from here */
+		o->notify_fd = notify_open();
+		code = keeper_run(o->state, pulses, o->notify_fd, work, o);
+	}
 	runtime_close(&rt);
 	return code;
 }
@@ -205,7 +211,8 @@ int main(int argc, char **argv)
 	struct worker_options o = {.runtime_dir = DEFAULT_RUNTIME_DIR,
 		.device = -1,
 		.attach_fd = -1,
-		.stats_fd = -1};
+		.stats_fd = -1,
+		.notify_fd = -1};
 	bool dump = false;
 
 	log_setup(LOG_INFO);

@@ -3,30 +3,58 @@
 #include "log.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
-static void notify(const char *text)
+/* The service manager's socket. False: there is none. */
+static bool find_socket(struct sockaddr_un *ret, socklen_t *ret_length)
 {
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	const char *path = getenv("NOTIFY_SOCKET");
 	size_t length = path ? strlen(path) : 0;
 
 	/* A path, or an abstract name, which is written with @ for its NUL. */
-	if (length < 2 || length >= sizeof(addr.sun_path) || !strchr("/@", path[0]))
-		return;
-	memcpy(addr.sun_path, path, length);
-	if (addr.sun_path[0] == '@')
-		addr.sun_path[0] = '\0';
-	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT,
-			      (struct sockaddr *)&addr,
-			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length)) < 0)
+	if (length < 2 || length >= sizeof(ret->sun_path) || !strchr("/@", path[0]))
+		return false;
+	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(ret->sun_path, path, length);
+	if (ret->sun_path[0] == '@')
+		ret->sun_path[0] = '\0';
+	*ret_length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+	return true;
+}
+
+static void say(int fd, const char *text)
+{
+	struct sockaddr_un addr;
+	socklen_t length;
+
+	if (find_socket(&addr, &length) &&
+		(fd < 0 || sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT,
+				   (struct sockaddr *)&addr, length) < 0))
 		log_debug("NOTIFY_SOCKET: %s", strerror(errno));
+}
+
+int notify_open(void)
+{
+	struct sockaddr_un addr;
+	socklen_t length;
+
+	return find_socket(&addr, &length) ? socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+}
+
+static void notify(const char *text)
+{
+	_cleanup_fd_ int fd = notify_open();
+
+	say(fd, text);
 }
 
 void notify_ready(void)
@@ -48,4 +76,21 @@ void notify_status(const char *status)
 
 	snprintf(text, sizeof(text), "STATUS=%s\n", status);
 	notify(text);
+}
+
+unsigned notify_alive_ms(void)
+{
+	const char *microseconds = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+	uint64_t ms = microseconds ? strtoull(microseconds, NULL, 10) / 1000 : 0;
+
+	if (pid && strtol(pid, NULL, 10) != getpid())
+		return 0;
+	/* As its documentation advises: twice within the time. */
+	ms /= 2;
+	return ms < UINT_MAX ? (unsigned)ms : UINT_MAX;
+}
+
+void notify_alive(int fd)
+{
+	say(fd, "WATCHDOG=1\n");
 }

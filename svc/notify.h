@@ -8,4 +8,10 @@ void notify_ready(void);
 void notify_stopping(const char *status);
 void notify_status(const char *status); /* a line for people */
 
+/* How often it wants to hear that this process is well, in ms; 0: never, or another's. */
+unsigned notify_alive_ms(void);
+/* For notify_alive: what it says needs no descriptor then but this one; -1: nobody listens. */
+int notify_open(void);
+void notify_alive(int fd);
+
 #endif

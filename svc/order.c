@@ -4,6 +4,7 @@
 #include "log.h"
 #include "pagemap.h"
 #include "points.h"
+#include "pulse.h"
 #include "rawcall.h"
 #include "uffd.h"
 #include "worker.h"
@@ -68,6 +69,13 @@ static void sleep_for_answer(struct client *c, uint64_t ns)
 		syscall(SYS_futex, done, FUTEX_WAIT, seen, &left, NULL, 0);
 }
 
+static void ring_agent(int doorbell)
+{
+	/* Full: it was rung already. Broken: there is no agent; its answer will not come. */
+	if (write(doorbell, "o", 1) < 0 && errno != EAGAIN && errno != EPIPE)
+		log_debug("an agent's doorbell: %s", strerror(errno));
+}
+
 static bool wait_answer(struct client *c, unsigned timeout_ms)
 {
 	struct link_head *head = &c->link->head;
@@ -84,19 +92,15 @@ static bool wait_answer(struct client *c, unsigned timeout_ms)
 		sleep_for_answer(c, until - now);
 		if (answered(c) || now + LOOK_MS * 1000000ULL > until)
 			continue;
+		/* Was it never rung? The pipe found no memory for it. */
+		if (atomic_load(&head->asleep))
+			ring_agent(c->doorbell);
 		if (!client_agent_alive(c))
 			break;
 		asleep = agent_runs(c) ? 0 : asleep + 1;
 	}
 	atomic_store(&head->waiting, 0);
 	return answered(c);
-}
-
-static void ring_agent(int doorbell)
-{
-	/* Full: it was rung already. Broken: there is no agent; its answer will not come. */
-	if (write(doorbell, "o", 1) < 0 && errno != EAGAIN && errno != EPIPE)
-		log_debug("an agent's doorbell: %s", strerror(errno));
 }
 
 static void post(
@@ -135,15 +139,21 @@ int order_open(struct client *c)
 
 void order_close(struct client *c)
 {
-	uffd_unregister(c->uffd, c->staging, sizeof(c->link->data));
+	/* From here on a late MOVE has to fail (rule 2): it isn't for want of memory that it
+	 * would not. */
+	while (uffd_unregister(c->uffd, c->staging, sizeof(c->link->data)) == -ENOMEM &&
+		!client_memory_gone(c))
+		pulse_wait_for_memory();
 }
 
 /* Copies what staging holds into the link, in the agent's stead. By the descriptor, not by pid:
  * that number may be another process's by now, or the process another program. */
 static int copy_for_agent(struct client *c, unsigned slot)
 {
+	pulse_call_begin();
 	ssize_t n = pread(
 		c->mem, c->link->data[slot], PAGE_SIZE, (off_t)(c->staging + slot * PAGE_SIZE));
+	pulse_call_end();
 
 	if (n == (ssize_t)PAGE_SIZE)
 		return 0;

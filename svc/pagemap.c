@@ -1,4 +1,5 @@
 #include "pagemap.h"
+#include "pulse.h"
 #include "uffd.h"
 
 #include <errno.h>
@@ -8,10 +9,13 @@
 int pagemap_words(int fd, uint64_t start, size_t count, uint64_t *ret)
 {
 	size_t want = count * sizeof(*ret);
+	pulse_call_begin();
 	ssize_t n = pread(fd, ret, want, (off_t)(start / PAGE_SIZE * sizeof(*ret)));
+	int error = errno;
+	pulse_call_end();
 
 	if (n < 0)
-		return -errno;
+		return -error;
 	if (n == 0)
 		return -ESRCH; /* what the kernel returns once nobody uses the address space */
 	if ((size_t)n < want)  /* past the end of the address space */
@@ -48,12 +52,19 @@ bool pagemap_is_huge(int fd, uint64_t start)
 		.category_mask = PAGE_IS_HUGE,
 		.return_mask = PAGE_IS_HUGE};
 
+	pulse_call_begin();
 	int n = ioctl(fd, PAGEMAP_SCAN, &scan);
+	pulse_call_end();
 	return n == 1 && region.start == start && region.end == scan.end;
 }
 
 bool pagemap_alive(int fd)
 {
 	uint64_t word;
-	return pread(fd, &word, sizeof(word), 0) > 0;
+
+	pulse_call_begin();
+	/* A failure, as for want of memory, says nothing. */
+	bool alive = pread(fd, &word, sizeof(word), 0) != 0;
+	pulse_call_end();
+	return alive;
 }

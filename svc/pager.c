@@ -5,6 +5,7 @@
 #include "log.h"
 #include "pagemap.h"
 #include "points.h"
+#include "pulse.h"
 #include "restorer.h"
 #include "sequence.h"
 #include "settle.h"
@@ -63,11 +64,13 @@ void pager_done(struct pager *p)
 void gate_lock(struct client *c)
 {
 	pthread_mutex_lock(&c->gate);
+	pulse_begin();
 }
 
 void gate_unlock(struct pager *p, struct client *c)
 {
 	pthread_mutex_unlock(&c->gate);
+	pulse_end();
 	if (atomic_load(&c->pending))
 		pager_service(p, c);
 }
@@ -80,10 +83,12 @@ void pager_service(struct pager *p, struct client *c)
 		atomic_store(&c->pending, true);
 		if (pthread_mutex_trylock(&c->gate) != 0)
 			return;
+		pulse_begin();
 		atomic_store(&c->pending, false);
 		if (pager_drain(p, c) == -ESRCH)
 			client_mark_gone(c);
 		pthread_mutex_unlock(&c->gate);
+		pulse_end();
 	} while (atomic_load(&c->pending));
 }
 

@@ -90,6 +90,7 @@
 	X(settle_told, "the kernel's answer is in the journal, and isn't applied")             \
 	X(gone_told, "the journal says that a page is gone; it isn't")                         \
 	X(birth, "a forked child is about to be asked where it has its pages")                 \
+	X(loop, "the main loop is about to look at an event")                                  \
 	X(birth_asked, "a forked child was asked; some of its answers are in the journal")     \
 	X(born, "its birth is in the journal; what was read before isn't applied")             \
 	/* journal */                                                                          \

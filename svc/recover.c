@@ -38,7 +38,7 @@ static bool waits_in(const struct state_record *r, int fd)
 	if (own < 0 || journal_adopt(&j, own) < 0) {
 		if (own >= 0)
 			close(own);
-		return false;
+		return true; /* it may: better that a child waits than that it reads zeros */
 	}
 	for (uint64_t at = journal_begin(j); at < journal_end(j) && !waits; at++) {
 		const struct uffd_msg *m = journal_at(j, at);
@@ -122,7 +122,9 @@ static void take_journal(struct client *c, int fd)
 	int r = fd < 0 ? -EBADMSG : journal_adopt(&c->journal, fd);
 	if (r < 0 || journal_lost(c->journal)) {
 		c->failed = true;
-		log_error("client %d (%s): its journal is lost; none of its faults is answered",
+		log_error(
+			"client %d (%s): its journal is lost or damaged; none of its faults is "
+			"answered",
 			(int)c->pid, c->exe);
 	}
 }
@@ -141,7 +143,6 @@ static void take_client(struct worker *w, struct state_record *from)
 	memcpy(c->policy, from->policy, sizeof(c->policy));
 	c->born_ms = from->born_ms;
 	c->min_age_ms = from->min_age_ms;
-	take_journal(c, from->journal);
 	if (joined) {
 #define X(name) c->name = from->name;
 		STATE_FDS(X)
@@ -152,6 +153,7 @@ static void take_client(struct worker *w, struct state_record *from)
 		c->bell = from->bell;
 		map_link(c);
 	}
+	take_journal(c, from->journal); /* what it says names the client */
 	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
 				: atomic_load(&from->released) ? CLIENT_RELEASED
 							       : CLIENT_MANAGED);

@@ -353,13 +353,14 @@ bool release_step(struct release *r, struct pager *p, unsigned *ret_wait_ms)
 	return false;
 }
 
-/* Whoever waits at the bell goes on. If events keep us from opening it, closing the uffd will.
- */
+/* Whoever waits at the bell goes on. If events, or no memory, keep us from opening it, closing
+ * the uffd will. */
 static void say_goodbye(struct pager *p, struct client *c)
 {
 	atomic_store(&c->link->head.closed, 1);
 	for (int i = 0; i < BELL_TRIES; i++) {
-		if (uffd_protect(c->uffd, c->bell, PAGE_SIZE, false) != -EAGAIN)
+		int r = uffd_protect(c->uffd, c->bell, PAGE_SIZE, false);
+		if (r != -EAGAIN && r != -ENOMEM)
 			break;
 		pager_service(p, c);
 	}

@@ -2,6 +2,7 @@
 #include "control.h"
 #include "log.h"
 #include "policy.h"
+#include "pulse.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -59,6 +60,7 @@ static int take_over(struct worker *w, struct config *fresh, struct tally *t)
 	struct config *old = w->config;
 	w->config = fresh;
 	w->config_generation++;
+	pulse_limit(fresh->watchdog_ms);
 	pthread_mutex_unlock(&w->config_lock);
 	config_free(old);
 	return 0;

@@ -79,11 +79,13 @@ static bool any_in_state(const struct client *c, enum link_request_state state)
 	return false;
 }
 
-/* Opening wakes those who wait at it. False: an event is in flight, and stays so. */
+/* Opening wakes those who wait at it. False: an event is in flight, or there is no memory for
+ * it, and that stays so. */
 static bool set_bell(struct restorer *r, struct client *c, bool closed)
 {
 	for (int i = 0; i < BELL_OPEN_TRIES; i++) {
-		if (uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed) != -EAGAIN)
+		int e = uffd_protect(c->uffd, c->bell, PAGE_SIZE, closed);
+		if (e != -EAGAIN && e != -ENOMEM)
 			return true;
 		/* It must be read for the fence to fall. */
 		pager_service(&r->pager, c);

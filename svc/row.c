@@ -88,7 +88,7 @@ int row_unpack(struct client *c, const void *bytes, uint32_t length,
 	}
 	if (c->zapped_clock < head.zapped)
 		c->zapped_clock = head.zapped;
-	c->failed = head.flags & ROW_FAILED;
+	c->failed |= (head.flags & ROW_FAILED) != 0; /* its journal may have been lost, too */
 	*ret_pages = (const struct row_page *)(const void *)at;
 	*ret_count = head.pages;
 	return 0;

@@ -2,6 +2,7 @@
 #include "journal.h"
 #include "log.h"
 #include "points.h"
+#include "pulse.h"
 #include "uffd.h"
 
 #include <errno.h>
@@ -26,10 +27,13 @@ static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
 		.query_addr = addr};
 	uint64_t to = addr + PAGE_SIZE;
 
-	if (maps >= 0)
+	if (maps >= 0) {
+		pulse_call_begin();
 		to = ioctl(maps, PROCMAP_QUERY, &q) < 0 ? end
 		     : q.vma_start > addr		? q.vma_start
 							: q.vma_end;
+		pulse_call_end();
+	}
 	return to < end ? to : end;
 }
 

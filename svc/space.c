@@ -1,10 +1,10 @@
+#include "pulse.h"
 #include "space_internal.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
 	/* Half a megabyte: blocks whose pages are wanted for the first time after a fork, or at
@@ -15,17 +15,11 @@ enum {
 
 /* ---- memory ---- */
 
-static void wait_for_memory(void)
-{
-	struct timespec pause = {.tv_nsec = 1000000};
-	nanosleep(&pause, NULL);
-}
-
 void *space_alloc(size_t size)
 {
 	void *p;
 	while (!(p = malloc(size)))
-		wait_for_memory();
+		pulse_wait_for_memory();
 	return p;
 }
 
@@ -37,7 +31,7 @@ void space_make_room(void **array, size_t count, size_t *room, size_t element)
 	size_t want = *room ? *room * 2 : 16;
 	void *p;
 	while (!(p = realloc(*array, want * element)))
-		wait_for_memory();
+		pulse_wait_for_memory();
 	*array = p;
 	*room = want;
 }
@@ -375,7 +369,7 @@ void space_block_insert(struct space *s, uint64_t number, struct leaf *leaf)
 	size_t at = space_block_index(s, number);
 
 	while (!try_insert_room(s, 1))
-		wait_for_memory();
+		pulse_wait_for_memory();
 	memmove(&s->block[at + 1], &s->block[at], (s->block_count - at) * sizeof(*s->block));
 	s->block[at] = (struct block){.number = number, .leaf = leaf, .remapped = true};
 	s->block_count++;

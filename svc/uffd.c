@@ -1,4 +1,5 @@
 #include "uffd.h"
+#include "pulse.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -7,7 +8,10 @@
 
 static int call(int fd, unsigned long request, void *arg)
 {
-	return ioctl(fd, request, arg) < 0 ? -errno : 0;
+	pulse_call_begin();
+	int r = ioctl(fd, request, arg) < 0 ? -errno : 0;
+	pulse_call_end();
+	return r;
 }
 
 int uffd_api(int fd)

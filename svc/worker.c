@@ -15,6 +15,7 @@
 #include "points.h"
 #include "policy.h"
 #include "process.h"
+#include "pulse.h"
 #include "readers.h"
 #include "recover.h"
 #include "release.h"
@@ -187,9 +188,7 @@ void worker_drop_client(struct worker *w, struct client *c)
  * dead leader is a hint, for others may share the memory. */
 static bool is_gone(const struct client *c)
 {
-	if (client_state(c) == CLIENT_GONE)
-		return true;
-	return c->pagemap >= 0 ? !pagemap_alive(c->pagemap) : !uffd_alive(c->uffd);
+	return client_state(c) == CLIENT_GONE || client_memory_gone(c);
 }
 
 /* The program is gone from this memory, and the agent has nothing to do there any more. It sees
@@ -262,6 +261,7 @@ static bool sweep(struct worker *w)
 		return true;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
+		pulse_begin();
 		if (!drop_if_gone(w, c)) {
 			again = true;
 			if (c->ended_ms > 0)
@@ -271,6 +271,7 @@ static bool sweep(struct worker *w)
 			else
 				name_failed(c);
 		}
+		pulse_end();
 		client_unref(c);
 	}
 	free(client);
@@ -502,7 +503,10 @@ static void on_signal(struct loop *l)
 			begin_end(l);
 			continue;
 		}
+		/* The file system may be slow, and is the administrator's. */
+		pulse_call_begin();
 		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
+		pulse_call_end();
 	}
 }
 
@@ -517,6 +521,7 @@ static void dispatch(struct loop *l, uint64_t data)
 {
 	uint64_t id = data >> 8;
 
+	point(POINT_loop);
 	switch ((enum source_kind)(data & 0xff)) {
 	case SOURCE_ATTACH:
 		on_attach(l);
@@ -560,8 +565,11 @@ static void loop_run(struct worker *w)
 		begin_end(&l);
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < n; i++) {
+			pulse_begin();
 			dispatch(&l, event[i].data.u64);
+			pulse_end();
+		}
 	}
 	for (size_t i = 0; i < l.handshakes; i++)
 		attach_free(l.handshake[i].attachment);
@@ -724,7 +732,8 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 /* Descriptors of a worker that died, all but clients'. */
 static void close_strangers(const struct worker_options *o)
 {
-	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd};
+	const int keep[] = {
+		o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd, o->notify_fd};
 
 	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
 }
@@ -756,6 +765,8 @@ int worker_run(const struct worker_options *o)
 	r = settings_load(o->config_path, &w.config, message, sizeof(message));
 	if (r < 0)
 		log_error("%s", message);
+	else
+		pulse_limit(w.config->watchdog_ms);
 	if (r == 0)
 		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)

@@ -40,6 +40,7 @@ struct worker_options {
 	/* Borrowed from the keeper, for the worker's life. */
 	int device; /* /dev/userfaultfd */
 	int attach_fd, stats_fd;
+	int notify_fd; /* the keeper's alone; -1 = none */
 	const struct runtime *runtime;
 	struct state *state;
 	bool again; /* another worker was here before, and died */

@@ -46,7 +46,7 @@ holder_stop() {
 	kill -9 "$client_pid"
 	wait "$client_pid" 2>/dev/null || true
 }
-answers() { [ "$(grep -c -e good -e bad "$work/client.out")" -ge "$1" ]; }
+answers() { [ "$(grep -cx -e good -e bad "$work/client.out")" -ge "$1" ]; }
 starves() { [ "$(client waiting_faults)" -gt 0 ] && [ "$(client state)" = managed ]; }
 
 # ---- another, which has all the room it wants ----

@@ -54,10 +54,10 @@ wait_for counted || fail 'it does not answer'
 	fail 'no descriptor is left'
 
 client_pid=$first
-answers() { grep -q -e good -e bad "$work/client.out"; }
+answers() { grep -qx -e good -e bad "$work/client.out"; }
 echo go >"$work/home/in"
 wait_for answers || fail 'a fork hangs'
-grep -q good "$work/client.out" || fail 'a forked child read wrong bytes'
+grep -qx good "$work/client.out" || fail 'a forked child read wrong bytes'
 prlimit --pid "$worker" --nofile=$(($(find "/proc/$worker/fd" -mindepth 1 -printf . | wc -c) + 5)):
 wait_for in_trouble descriptors || fail "no trouble: $(larder status)"
 prlimit --pid "$worker" --nofile=$((descriptors + 1000)):

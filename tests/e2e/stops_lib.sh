@@ -59,14 +59,14 @@ ask() {
 	asked[$1]=$((asked[$1] + 1))
 	tell "$1" "$2"
 }
-answers() { grep -c -e good -e bad "$work/$1.out" || true; }
+answers() { grep -cx -e good -e bad "$work/$1.out" || true; }
 has_answered() { [ "$(answers "$1")" -eq "${asked[$1]}" ]; }
 
 # checked NAME [ORDER]: it does that with its memory, and all that it ever found was as it has to be.
 checked() {
 	ask "$1" "${2:-r}"
 	wait_for has_answered "$1" || fail "$case: $1 hangs: $(tail -n 3 "$work/$1.out")"
-	! grep -q bad "$work/$1.out" || fail "$case: $1 has wrong bytes"
+	! grep -qx bad "$work/$1.out" || fail "$case: $1 has wrong bytes: $(grep "^wrong" "$work/$1.out")"
 }
 
 # A child of ours, of which the shell has nothing to say.

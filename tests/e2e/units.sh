@@ -109,9 +109,9 @@ well() { # WHEN
 	answers=$((answers + 1))
 	echo >&8
 	wait_for answered || fail "$1: no answer"
-	! grep -q bad "$work/client.out" || fail "$1: wrong bytes"
+	! grep -qx bad "$work/client.out" || fail "$1: wrong bytes"
 }
-answered() { [ "$(grep -c -e good -e bad "$work/client.out")" -eq "$answers" ]; }
+answered() { [ "$(grep -cx -e good -e bad "$work/client.out")" -eq "$answers" ]; }
 evict_fully
 [ "$(client evicted_bytes)" -gt $((30 << 20)) ] || fail "only $(client evicted_bytes) bytes are out"
 well 'out'

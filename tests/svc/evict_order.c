@@ -123,6 +123,12 @@ int pagemap_words(int fd, uint64_t addr, size_t pages, uint64_t *ret)
 	return 0;
 }
 
+bool pagemap_alive(int fd)
+{
+	(void)fd;
+	return true;
+}
+
 bool pagemap_is_huge(int fd, uint64_t addr)
 {
 	(void)fd, (void)addr;

@@ -43,8 +43,12 @@ static void check(const struct journal *j)
 {
 	assert_int_equal(journal_begin(j), begin);
 	assert_int_equal(journal_end(j), end);
-	for (uint64_t at = begin; at < end; at++)
-		assert_memory_equal(journal_at(j, at), &list[at], sizeof(list[at]));
+	for (uint64_t at = begin; at < end; at++) {
+		struct uffd_msg m = *journal_at(j, at);
+		m.reserved1 = 0; /* these two are its sum */
+		m.reserved2 = 0;
+		assert_memory_equal(&m, &list[at], sizeof(list[at]));
+	}
 }
 
 /* Another worker, by the descriptor alone. */
@@ -209,6 +213,93 @@ static void too_long_is_said_and_made_up_for(void **state)
 	journal_free(j);
 }
 
+/* ---- damage ---- */
+
+/* Any bit of the head that is used, of the entries and of the room: it is refused, or what is
+ * read is what was written. */
+static bool is_same(int journal, uint64_t from, uint64_t to, unsigned *refused)
+{
+	int fd = dup(journal);
+	struct journal *j;
+
+	assert_true(fd >= 0);
+	if (journal_adopt(&j, fd) < 0) {
+		close(fd);
+		++*refused;
+		return true;
+	}
+	bool same = journal_begin(j) == from && journal_end(j) == to;
+	for (uint64_t at = from; at < to && same; at++) {
+		const struct uffd_msg *m = journal_at(j, at);
+		same = m->event == (at % 3 ? JOURNAL_ANSWER : UFFD_EVENT_REMOVE) &&
+		       m->arg.reserved.reserved1 == at && m->arg.reserved.reserved2 == ~at;
+	}
+	journal_free(j);
+	return same;
+}
+
+static void fill(struct journal *j, unsigned count)
+{
+	for (uint64_t at = journal_end(j), to = at + count; at < to; at++) {
+		unsigned one = 1;
+		if (at % 3)
+			journal_add(j, JOURNAL_ANSWER, at, ~at, at * 3, 1);
+		else
+			*journal_room(j, &one) = some_message(at), journal_keep(j, 1);
+	}
+}
+
+static void no_flipped_bit_is_believed(void **state)
+{
+	static uint8_t before[8192], after[8192];
+	unsigned refused = 0;
+	struct journal *j;
+
+	(void)state;
+	assert_int_equal(journal_new(&j), 0);
+	fill(j, 100);
+	journal_trim(j, 90);
+	fill(j, 40); /* over the edge of the ring */
+	assert_int_equal(pread(journal_fd(j), before, sizeof(before), 0), sizeof(before));
+	for (unsigned bit = 0; bit < sizeof(before) * 8; bit++) {
+		if (bit / 8 >= 32 && bit / 8 < 4096)
+			continue; /* nothing of the head */
+		memcpy(after, before, sizeof(after));
+		after[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(pwrite(journal_fd(j), after, sizeof(after), 0), sizeof(after));
+		if (!is_same(journal_fd(j), 90, 140, &refused))
+			fail_msg("bit %u of byte %u is believed", bit % 8, bit / 8);
+	}
+	/* Nearly all: what is left is where the worker may have begun something. */
+	assert_true(refused > 100 * 32 * 8);
+	assert_int_equal(pwrite(journal_fd(j), before, sizeof(before), 0), sizeof(before));
+	unsigned before_that = refused;
+	assert_true(is_same(journal_fd(j), 90, 140, &refused));
+	assert_int_equal(refused, before_that);
+	journal_free(j);
+}
+
+/* What the kernel wrote just before the worker died has none yet. */
+static void what_was_just_read_counts_without_a_sum(void **state)
+{
+	struct journal *j, *next;
+	unsigned count = 16;
+
+	(void)state;
+	assert_int_equal(journal_new(&j), 0);
+	fill(j, 20);
+	struct uffd_msg *to = journal_room(j, &count);
+	assert_int_equal(count, 16);
+	for (unsigned i = 0; i < count; i++)
+		to[i] = some_message(20 + i);
+	assert_int_equal(journal_adopt(&next, dup(journal_fd(j))), 0);
+	assert_int_equal(journal_end(next), 36);
+	for (uint64_t at = 20; at < 36; at++)
+		assert_int_equal(journal_at(next, at)->arg.remove.start, at);
+	journal_free(next);
+	journal_free(j);
+}
+
 static void what_is_no_journal_is_refused(void **state)
 {
 	struct journal *j;
@@ -228,6 +319,8 @@ int main(void)
 		T(the_next_one_finds_what_was_there),
 		T(a_kill_leaves_whole_entries),
 		T(too_long_is_said_and_made_up_for),
+		T(no_flipped_bit_is_believed),
+		T(what_was_just_read_counts_without_a_sum),
 		T(what_is_no_journal_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
