@@ -130,7 +130,7 @@ struct client {
 #undef X
 };
 
-/* Never NULL: waits for memory, as a fork can't be refused. One reference. */
+/* Never NULL: waits for memory, as a fork can't be refused. One reference, and no journal. */
 struct client *client_new(struct worker *w, uint64_t id, int uffd);
 void client_ref(struct client *c);
 void client_unref(struct client *c); /* the last one frees; not with the gate held */

@@ -1,10 +1,13 @@
 #include "journal.h"
 #include "cleanup.h"
+#include "log.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,6 +32,8 @@ struct head {
 	_Atomic uint64_t order; /* the ring has 2^order entries, and lies at 2^order * ENTRY */
 	_Atomic uint64_t begin;
 	_Atomic uint64_t lost;
+	uint64_t id;		    /* the client's */
+	_Atomic uint64_t elsewhere; /* 1: it goes on in memory, and this file is old */
 };
 
 struct journal {
@@ -75,23 +80,88 @@ static int map_all(struct journal *j, size_t bytes)
 
 /* ---- begin and end ---- */
 
-int journal_new(struct journal **ret)
+#define NAME "journal."
+
+static void path_of(char *path, size_t size, const char *dir, uint64_t id)
+{
+	snprintf(path, size, "%s/" NAME "%llu", dir, (unsigned long long)id);
+}
+
+/* A head in a file of that many bytes, which is mapped. */
+static int make(struct journal *j, int fd, uint64_t id)
+{
+	if (fd < 0)
+		return -errno;
+	j->fd = fd;
+	int r = map_all(j, bytes_for(ORDER_MIN));
+	if (r < 0) {
+		j->fd = -1;
+		close(fd);
+		return r;
+	}
+	j->head->id = id;
+	atomic_store(&j->head->order, ORDER_MIN);
+	/* Last: before, it is nobody's. */
+	atomic_signal_fence(memory_order_release);
+	*(volatile uint64_t *)&j->head->magic = MAGIC;
+	return 0;
+}
+
+static int make_named(struct journal *j, const char *dir, uint64_t id)
+{
+	char path[600];
+
+	path_of(path, sizeof(path), dir, id);
+	unlink(path); /* of one that a worker had no time to record */
+	int r = make(
+		j, open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600), id);
+	if (r < 0)
+		unlink(path);
+	return r;
+}
+
+int journal_new(struct journal **ret, const char *dir, uint64_t id)
 {
 	struct journal *j = calloc(1, sizeof(*j));
-	int r;
 
 	if (!j)
 		return -ENOMEM;
-	j->fd = memfd_create("larder-journal", MFD_CLOEXEC);
-	r = j->fd < 0 ? -errno : map_all(j, bytes_for(ORDER_MIN));
+	j->fd = -1;
+	int r = dir ? make_named(j, dir, id) : -ENOENT;
+	if (r < 0)
+		r = make(j, memfd_create("larder-journal", MFD_CLOEXEC), id);
 	if (r < 0) {
 		journal_free(j);
 		return r;
 	}
-	j->head->magic = MAGIC;
-	atomic_store(&j->head->order, ORDER_MIN);
 	*ret = j;
 	return 0;
+}
+
+void journal_remove(const char *dir, uint64_t id)
+{
+	char path[600];
+
+	if (!dir)
+		return;
+	path_of(path, sizeof(path), dir, id);
+	unlink(path);
+}
+
+void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t id), void *arg)
+{
+	DIR *d = opendir(dir);
+
+	for (struct dirent *e; d && (e = readdir(d));) {
+		char *end;
+		if (strncmp(e->d_name, NAME, strlen(NAME)) != 0)
+			continue;
+		uint64_t id = strtoull(e->d_name + strlen(NAME), &end, 10);
+		if (*end == '\0' && (!wanted || !wanted(arg, id)))
+			journal_remove(dir, id);
+	}
+	if (d)
+		closedir(d);
 }
 
 /* All but the entries becomes zeros again: a trim may have been cut short. */
@@ -99,6 +169,12 @@ static void wipe_room(struct journal *j)
 {
 	for (uint64_t at = j->end; at < atomic_load(&j->head->begin) + ring_size(j); at++)
 		memset(entry_at(j, at), 0, ENTRY);
+}
+
+static bool is_event(uint8_t event)
+{
+	return (event >= UFFD_EVENT_PAGEFAULT && event <= UFFD_EVENT_UNMAP) ||
+	       (event >= JOURNAL_ANSWER && event <= JOURNAL_ZAPPED);
 }
 
 static int adopt(struct journal *j)
@@ -118,7 +194,8 @@ static int adopt(struct journal *j)
 		return -EBADMSG;
 	uint64_t begin = atomic_load(&j->head->begin);
 	for (j->end = begin; j->end < begin + ring_size(j) - 1 && entry_at(j, j->end)->event;)
-		j->end++;
+		if (!is_event(entry_at(j, j->end++)->event))
+			return -EBADMSG;
 	wipe_room(j);
 	return 0;
 }
@@ -138,6 +215,63 @@ int journal_adopt(struct journal **ret, int fd)
 	}
 	*ret = j;
 	return 0;
+}
+
+static int bad(char why[JOURNAL_WHY], int error, const char *what)
+{
+	snprintf(why, JOURNAL_WHY, "%s", what);
+	return error;
+}
+
+static int look_at_file(int fd, uint64_t id, char why[JOURNAL_WHY])
+{
+	struct stat st;
+	struct head head;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_mode & (S_IRWXG | S_IRWXO))
+		return bad(
+			why, -EBADMSG, "it is no file that only larderd's user may write to");
+	if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || head.magic != MAGIC)
+		return bad(why, -EBADMSG, "it is no journal");
+	if (head.id != id)
+		return bad(why, -EBADMSG, "it is another client's");
+	if (atomic_load(&head.elsewhere))
+		return bad(why, -ESTALE,
+			"the store had no room for it, so it went on in memory, and is lost");
+	return 0;
+}
+
+int journal_open(const char *dir, uint64_t id, char why[JOURNAL_WHY])
+{
+	char path[600];
+	struct journal *j;
+
+	why[0] = '\0';
+	path_of(path, sizeof(path), dir, id);
+	int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ELOOP ? bad(why, -EBADMSG, "it is a symbolic link") : -errno;
+	int r = look_at_file(fd, id, why);
+	/* The rest is looked at as it is read. The descriptor is the caller's again. */
+	int own = r < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (r == 0 && own < 0)
+		r = -errno;
+	if (r == 0) {
+		r = journal_adopt(&j, own);
+		if (r == 0)
+			journal_free(j);
+		else
+			close(own);
+		if (r == -EBADMSG)
+			bad(why, r, "it is cut off or damaged");
+	}
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	return fd;
 }
 
 void journal_free(struct journal *j)
@@ -175,6 +309,57 @@ static int grow(struct journal *j)
 	return 0;
 }
 
+/* The same in memory, under the same number, for all who know that. First the file says that it
+ * is left behind: a service that finds it afterwards must not believe it. A worker that dies in
+ * between leaves it to the next, for which it is as good as before. */
+static int move_to_memory(struct journal *j)
+{
+	struct journal to = {.fd = memfd_create("larder-journal", MFD_CLOEXEC)};
+	uint64_t order = atomic_load(&j->head->order);
+
+	if (to.fd < 0)
+		return -errno;
+	int r = map_all(&to, bytes_for(order));
+	if (r < 0) {
+		close(to.fd);
+		return r;
+	}
+	memcpy(to.head, j->head, bytes_for(order));
+	atomic_store(&j->head->elsewhere, 1);
+	_cleanup_fd_ int old = fcntl(j->fd, F_DUPFD_CLOEXEC, 0);
+	if (dup3(to.fd, j->fd, O_CLOEXEC) < 0)
+		r = -errno;
+	close(to.fd);
+	if (r < 0) {
+		munmap(to.head, to.bytes);
+		return r;
+	}
+	munmap(j->head, j->bytes);
+	j->head = to.head;
+	j->bytes = to.bytes;
+	if (old >= 0 && ftruncate(old, HEAD) < 0) /* it takes room that others need */
+		log_debug("a journal: %s", strerror(errno));
+	log_warn("the store has no room for client %llu's journal: it goes on in memory; "
+		 "should both processes of the service die now, that client is lost",
+		(unsigned long long)j->head->id);
+	return 0;
+}
+
+static bool is_in_memory(const struct journal *j)
+{
+	struct stat st;
+	return fstat(j->fd, &st) == 0 && st.st_nlink == 0;
+}
+
+static int enlarge(struct journal *j)
+{
+	int r = grow(j);
+
+	if (r == -ENOSPC && !is_in_memory(j) && (r = move_to_memory(j)) == 0)
+		r = grow(j);
+	return r;
+}
+
 static void wait_for_memory(void)
 {
 	struct timespec pause = {.tv_nsec = 1000000};
@@ -204,7 +389,7 @@ static void make_room(struct journal *j, unsigned count)
 		if (atomic_load(&j->head->order) == ORDER_MAX) {
 			atomic_store(&j->head->lost, 1);
 			drop_before(j, j->end);
-		} else if (grow(j) < 0) {
+		} else if (enlarge(j) < 0) {
 			wait_for_memory();
 		}
 	}
@@ -262,6 +447,12 @@ const struct uffd_msg *journal_at(const struct journal *j, uint64_t position)
 {
 	assert(position >= journal_begin(j) && position < j->end);
 	return entry_at(j, position);
+}
+
+void journal_set_fork(struct journal *j, uint64_t position, int ufd)
+{
+	assert(position >= journal_begin(j) && position < j->end);
+	entry_at(j, position)->arg.fork.ufd = (__u32)ufd;
 }
 
 void journal_trim(struct journal *j, uint64_t position)

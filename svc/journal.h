@@ -1,8 +1,8 @@
 /* What was told about a client, and what was found out about it, since its rows in the index
  * were written last: with both, another worker knows what this one knew (DESIGN rule 10).
  *
- * A ring of entries of the kernel's own form (struct uffd_msg, 32 bytes) in a memfd that
- * outlives the worker, for the keeper shares its descriptors:
+ * A ring of entries of the kernel's own form (struct uffd_msg, 32 bytes) in a file beside the
+ * store, named by its client's id, so that it outlives the service:
  *
  *   offset 0      4096                              2^n * 32        2^(n+1) * 32
  *          [ head ][ (rings that became too small)  ][ 2^n entries   ]
@@ -14,6 +14,10 @@
  * letting go of an event and its being here. What no event tells is added by us as an entry
  * with an event number of ours. An entry counts from the moment when its first byte, the event,
  * isn't 0; the kernel writes an entry whole before a process that is killed can die.
+ *
+ * Where the file system has no room for it, or none to grow, it goes on in a memfd. That
+ * outlives the worker, for the keeper shares its descriptors, but not the service; the file, if
+ * there is one, says so.
  *
  * Invariants:
  *  1. entries of [begin, end) have an event; all others of the ring are zeros, but for those of
@@ -64,8 +68,17 @@ enum journal_event {
 
 struct journal;
 
-/* 0, -ENOMEM, -EMFILE, ... */
-int journal_new(struct journal **ret);
+/* dir/journal.ID, in place of any that is there; dir NULL: in memory only. 0, -ENOMEM, -EMFILE,
+ * ... */
+int journal_new(struct journal **ret, const char *dir, uint64_t id);
+/* The file of a service that is gone. The descriptor, for journal_adopt; -ENOENT: there is
+ * none. -EBADMSG: it isn't this client's journal, or is damaged; -ESTALE: it went on in memory:
+ * `why` tells in words. */
+enum { JOURNAL_WHY = 160 };
+int journal_open(const char *dir, uint64_t id, char why[JOURNAL_WHY]);
+void journal_remove(const char *dir, uint64_t id); /* dir NULL is fine */
+/* Of files whose client `wanted` doesn't want; NULL: all. */
+void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t id), void *arg);
 /* Of a worker that is gone. Takes fd, on success. -EBADMSG: it is none. */
 int journal_adopt(struct journal **ret, int fd);
 void journal_free(struct journal *j); /* closes it; NULL is fine */
@@ -88,6 +101,8 @@ uint64_t journal_begin(const struct journal *j);
 uint64_t journal_end(const struct journal *j);
 /* The entry at a position in [begin, end). */
 const struct uffd_msg *journal_at(const struct journal *j, uint64_t position);
+/* A FORK there is about this descriptor from now on. */
+void journal_set_fork(struct journal *j, uint64_t position, int ufd);
 /* The rows say all before position. */
 void journal_trim(struct journal *j, uint64_t position);
 /* It became too long, and what it said before begin is lost: until the next trim nothing can be

@@ -66,14 +66,6 @@ static int wait_for_end(pid_t pid, const sigset_t *set)
 	}
 }
 
-static bool any_client(const struct state *s)
-{
-	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
-		if (atomic_load(&s->record[i].id) != 0)
-			return true;
-	return false;
-}
-
 static void say(int status, unsigned pause_ms)
 {
 	if (WIFSIGNALED(status))
@@ -105,7 +97,7 @@ int keeper_run(struct state *state, int (*work)(void *arg, bool again), void *ar
 		atomic_store(&state->serves_since_ms, 0);
 		pid_t pid = start_worker(work, arg, again);
 		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, &set);
-		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
+		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !state_any(state)))
 			return WEXITSTATUS(status);
 		uint64_t since = atomic_load(&state->serves_since_ms);
 		pause_ms = since != 0 && now_ms() - since >= SERVED_MS ? 0 : longer(pause_ms);

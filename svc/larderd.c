@@ -1,5 +1,6 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
+#include "comeback.h"
 #include "kernel.h"
 #include "keeper.h"
 #include "log.h"
@@ -157,7 +158,7 @@ static int work(void *arg, bool again)
 {
 	struct worker_options o = *(const struct worker_options *)arg;
 
-	o.again = again;
+	o.again = again || atomic_load(&o.state->numbers_gone);
 	self_lock_memory();
 	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -175,6 +176,8 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	}
 	r = runtime_open(rt, o->runtime_dir, settings_store_limit(c));
 	config_free(c);
+	if (r == 0)
+		r = comeback_open(&o->state, rt->store, rt->mounted, &rt->left);
 	/* Anybody may knock: who may attach or ask is decided by who knocks. */
 	if (r == 0)
 		r = o->stats_fd =
@@ -191,11 +194,14 @@ static int serve(struct worker_options *o)
 	int code = EXIT_FAILURE;
 
 	o->runtime = &rt;
-	o->state = state_new();
-	if (!o->state)
-		log_error("the table of clients: %s", strerror(errno));
-	else if (open_runtime(&rt, o) == 0)
+	if (open_runtime(&rt, o) == 0) {
 		code = keeper_run(o->state, work, o);
+		rt.left = atomic_load(&o->state->kept) != 0;
+		rt.mounted = o->state->mounted;
+	}
+	if (o->state && !rt.left)
+		comeback_close(o->state, rt.store);
+	/* Its mapping holds the file system. */
 	runtime_close(&rt);
 	return code;
 }

@@ -3,6 +3,7 @@
 #include "birth.h"
 #include "cleanup.h"
 #include "closer.h"
+#include "comeback.h"
 #include "evictor.h"
 #include "http.h"
 #include "log.h"
@@ -135,12 +136,18 @@ void worker_publish_client(struct worker *w, struct client *c)
 	client_unref(c);
 }
 
+/* What tells of the agent's end. One that was another service's has no socket to this one. */
+static int agent_end(const struct client *c)
+{
+	return c->socket >= 0 ? c->socket : c->agent_pidfd;
+}
+
 void worker_watch_client(struct worker *w, struct client *c)
 {
 	int r = 0;
 
-	if (c->socket >= 0)
-		r = watch(w, c->socket, EPOLLIN, source(SOURCE_AGENT, c->id));
+	if (agent_end(c) >= 0)
+		r = watch(w, agent_end(c), EPOLLIN, source(SOURCE_AGENT, c->id));
 	if (r == 0 && c->pidfd >= 0)
 		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
 	if (r < 0)
@@ -150,8 +157,8 @@ void worker_watch_client(struct worker *w, struct client *c)
 
 void worker_drop_client(struct worker *w, struct client *c)
 {
-	if (c->socket >= 0)
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+	if (agent_end(c) >= 0)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
 	if (c->pidfd >= 0)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
@@ -304,12 +311,12 @@ static void on_agent(struct worker *w, uint64_t id)
 	if (!c)
 		return;
 	/* All it ever says is that its exec pipe hung up. */
-	if (attach_discard(c->socket)) {
+	if (c->socket >= 0 && attach_discard(c->socket)) {
 		end_if_execed(c);
 	} else {
 		/* The agent is gone; the program mostly too. If not, it is served, but no more
 		 * is taken. */
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
 		c->agent_pid = 0;
 		look_after(w, c);
 	}
@@ -685,6 +692,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 {
 	memset(w, 0, sizeof(*w));
 	w->runtime_dir = o->runtime_dir;
+	w->store_dir = o->runtime->store;
 	w->config_path = o->config_path;
 	w->no_eviction = o->no_eviction;
 	w->device = o->device;
@@ -701,6 +709,8 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 /* Descriptors of a worker that died, all but clients'. */
 static void close_strangers(const struct worker_options *o)
 {
+	if (atomic_load(&o->state->numbers_gone))
+		comeback_forget_numbers(o->state);
 	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd};
 
 	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
@@ -735,6 +745,8 @@ int worker_run(const struct worker_options *o)
 		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)
 		r = open_loop(&w);
+	if (r == 0 && atomic_load(&o->state->numbers_gone))
+		r = comeback_fetch(o->state, w.store_dir, w.device);
 	if (r == 0 && o->again)
 		r = recover_clients(&w);
 	if (r == 0)

@@ -47,6 +47,7 @@ struct worker_options {
 
 struct worker {
 	const char *runtime_dir, *config_path, *no_eviction;
+	const char *store_dir;			    /* borrowed; NULL: nothing outlives us */
 	int device, attach_fd;			    /* borrowed */
 	int epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
 	int meminfo_fd;				    /* owned; -1: unknown */
