@@ -193,13 +193,16 @@ void state_unmap(struct state *s)
 
 /* ---- records ---- */
 
+/* All with its checks at once: what an agent doesn't change reads as it did meanwhile, for a
+ * record that is in use is believed at any time. */
 static void fill(struct state_record *to, const struct state_record *r, uint64_t id)
 {
 	const size_t after = offsetof(struct state_record, journal);
+	struct state_record whole = *r;
 
-	memcpy((char *)to + after, (const char *)r + after, sizeof(*to) - after);
-	to->birth_check = birth_sum(id, to);
-	to->join_check = join_sum(id, to);
+	whole.birth_check = birth_sum(id, &whole);
+	whole.join_check = join_sum(id, &whole);
+	memcpy((char *)to + after, (const char *)&whole + after, sizeof(*to) - after);
 }
 
 void state_join(struct state_record *to, const struct state_record *r)
