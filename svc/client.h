@@ -112,6 +112,7 @@ struct client {
 	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
 	 */
 	uint64_t ended_ms;
+	enum { KEPT_NOT, KEPT_HELD, KEPT_STUCK } kept; /* at the end (keep.h): the gate */
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */

@@ -36,6 +36,7 @@ static const struct row {
 } rows[] = {
 	{'c', "config", "FILE", "settings (default: " SETTINGS_PATH " if it exists)"},
 	{'r', "runtime-dir", "DIR", "sockets and store (default: " DEFAULT_RUNTIME_DIR ")"},
+	{'k', "keep", NULL, "SIGTERM gives nothing back: programs wait for the next larderd"},
 	{'d', "debug", NULL, "log more"},
 	{OPTION_DUMP_CONFIG, "dump-config", NULL,
 		"print every setting as a larder.conf, and end"},
@@ -105,6 +106,9 @@ static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump
 			break;
 		case 'r':
 			o->runtime_dir = optarg;
+			break;
+		case 'k':
+			o->keep = true;
 			break;
 		case 'd':
 			log_setup(LOG_DEBUG);

@@ -66,7 +66,7 @@ _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 struct state {
 	uint64_t magic;
 	uint32_t version;
-	_Atomic uint32_t ending;	  /* 1: everything is being given back */
+	_Atomic uint32_t ending;	  /* enum worker_end: at it */
 	_Atomic uint64_t serves_since_ms; /* CLOCK_MONOTONIC, of this worker; 0: not yet */
 	_Atomic uint32_t top;		  /* records below it were used at some time */
 	_Atomic uint32_t numbers_gone;	  /* 1: descriptors' numbers are an earlier service's */

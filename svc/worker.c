@@ -6,6 +6,7 @@
 #include "comeback.h"
 #include "evictor.h"
 #include "http.h"
+#include "keep.h"
 #include "log.h"
 #include "maps.h"
 #include "notify.h"
@@ -79,8 +80,8 @@ struct loop {
 	struct handshake handshake[ATTACHMENTS_MAX];
 	size_t handshakes;
 	uint64_t next_id;
-	bool deaf;   /* the attach socket isn't listened to */
-	bool ending; /* all is being given back */
+	bool deaf;		/* the attach socket isn't listened to */
+	enum worker_end ending; /* told to, and at it */
 	bool stop;
 };
 
@@ -480,19 +481,38 @@ static void say_it_goes_on(struct worker *w)
 		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
 }
 
-/* Faults are answered and programs looked after until the restorer is done. Where clients are
- * to be kept for the next service, this is the place to end without it. */
-static void begin_end(struct loop *l)
+/* Faults are answered and programs looked after until the restorer is done. */
+static void begin_end(struct loop *l, enum worker_end how)
 {
 	if (l->ending) {
 		say_it_goes_on(l->w);
 		return;
 	}
-	l->ending = true;
-	atomic_store(&l->w->state->ending, 1);
+	l->ending = how;
+	atomic_store(&l->w->state->ending, how);
 	admit_nobody(l);
 	evictor_end_evictions(l->w->evictor);
-	restorer_release_all(l->w->restorer);
+	restorer_release_all(l->w->restorer, how == WORKER_KEEPS);
+}
+
+static void end_when_done(struct loop *l)
+{
+	if (!l->ending || !restorer_released(l->w->restorer))
+		return;
+	if (l->ending == WORKER_KEEPS && !keep_hold(l->w)) {
+		/* A program has forked meanwhile. */
+		restorer_release_all(l->w->restorer, true);
+		return;
+	}
+	l->stop = true;
+}
+
+void worker_end(struct worker *w, enum worker_end how)
+{
+	int before = WORKER_GOES_ON;
+
+	atomic_compare_exchange_strong(&w->end, &before, how);
+	worker_kick(w);
 }
 
 static void on_signal(struct loop *l)
@@ -502,7 +522,7 @@ static void on_signal(struct loop *l)
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo != SIGHUP) {
-			begin_end(l);
+			begin_end(l, l->w->keep ? WORKER_KEEPS : WORKER_RESTORES);
 			continue;
 		}
 		(void)control_reload(l->w, message, sizeof(message)); /* it logs */
@@ -530,7 +550,9 @@ static void dispatch(struct loop *l, uint64_t data)
 	case SOURCE_KICK:
 		drain_counter(l->w->kick_fd);
 		sweep_and_arm(l->w);
-		l->stop = l->ending && restorer_released(l->w->restorer);
+		if (atomic_load(&l->w->end) && !l->ending)
+			begin_end(l, (enum worker_end)atomic_load(&l->w->end));
+		end_when_done(l);
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
@@ -560,7 +582,7 @@ static void loop_run(struct worker *w)
 
 	/* The worker that was told to has died meanwhile. */
 	if (atomic_load(&w->state->ending))
-		begin_end(&l);
+		begin_end(&l, (enum worker_end)atomic_load(&w->state->ending));
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
 		for (int i = 0; i < n; i++)
@@ -568,6 +590,8 @@ static void loop_run(struct worker *w)
 	}
 	for (size_t i = 0; i < l.handshakes; i++)
 		attach_free(l.handshake[i].attachment);
+	if (l.ending == WORKER_KEEPS)
+		keep_leave(w);
 }
 
 /* ---- start and end ---- */
@@ -695,6 +719,7 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->store_dir = o->runtime->store;
 	w->config_path = o->config_path;
 	w->no_eviction = o->no_eviction;
+	w->keep = o->keep;
 	w->device = o->device;
 	w->attach_fd = o->attach_fd;
 	w->state = o->state;

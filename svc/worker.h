@@ -43,6 +43,14 @@ struct worker_options {
 	const struct runtime *runtime;
 	struct state *state;
 	bool again; /* another worker was here before, and died */
+	bool keep;  /* a signal to end is WORKER_KEEPS */
+};
+
+/* How the service ends; as numbers in state.ending. */
+enum worker_end {
+	WORKER_GOES_ON,
+	WORKER_RESTORES, /* all is given back first */
+	WORKER_KEEPS,	 /* programs keep what is out, for another service (keep.h) */
 };
 
 struct worker {
@@ -80,6 +88,8 @@ struct worker {
 	struct admit admit; /* the main thread's */
 	struct brief brief; /* the main thread's */
 	bool timer_armed;   /* the main thread's */
+	bool keep;	    /* as in the options */
+	_Atomic int end;    /* enum worker_end: as it was told to */
 
 	struct troubles troubles;
 	_Atomic uint64_t corrupt_pages;
@@ -96,6 +106,8 @@ uint64_t worker_now_ms(void);
  * everything is left as it is: the process ends, and clients wait for another. */
 int worker_run(const struct worker_options *o);
 
+/* The service is to end, unless it does already. Any thread. */
+void worker_end(struct worker *w, enum worker_end how);
 /* The main thread looks for clients that are gone. Any thread. */
 void worker_kick(struct worker *w);
 /* A client has deferred faults: a reader tries again, at the latest in delay_ns. Any thread. */

@@ -1,17 +1,18 @@
 # shellcheck shell=bash
 # Sourced after tests/lib.sh: both processes of the service die.
 
-# both_die: kills keeper and worker, in either order, or the worker after the keeper was stopped; returns
-# when both are gone.
+# both_die: kills keeper and worker, in either order, so that neither can do anything about the other's
+# end: the keeper start another worker, the worker give everything back. Returns when both are gone.
 both_die() {
-	local worker way=$((RANDOM % 3))
+	local worker
 	worker=$(cat "/proc/$service/task/$service/children")
 	worker=${worker// /}
-	[ "$way" -lt 2 ] || kill -STOP "$service"
-	if [ "$way" -eq 0 ]; then
-		kill -9 "$service" "$worker"
-	else
+	if [ $((RANDOM % 2)) -eq 0 ]; then
+		kill -STOP "$service"
 		kill -9 "$worker" "$service"
+	else
+		kill -STOP "$worker"
+		kill -9 "$service" "$worker"
 	fi
 	wait "$service" 2>/dev/null || true
 	wait_for gone "$worker" || fail 'the worker lives'
