@@ -99,8 +99,12 @@ void keep_leave(struct worker *w)
 		out += c->space.out_pages * PAGE_SIZE;
 		client_unref(c);
 	}
+	if (count == 0) {
+		let_go(w);
+		return;
+	}
 	log_info("larderd: %zu programs keep %s out, and wait for the next larderd on %s",
 		count, pace_text(out, bytes), w->runtime_dir);
-	atomic_store(&w->state->kept, count > 0);
+	atomic_store(&w->state->kept, 1);
 	_exit(EXIT_SUCCESS);
 }

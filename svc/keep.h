@@ -16,7 +16,8 @@ struct worker;
 /* Main thread. True: all gates are held from now on, and no client has anything out that would
  * not be found again. False: one has, and none is held. */
 bool keep_hold(struct worker *w);
-/* The end of this process, and, for its code is 0, of the keeper. */
-void keep_leave(struct worker *w) __attribute__((noreturn));
+/* The end of this process, and, for its code is 0, of the keeper. But when nobody has anything to
+ * wait for it returns, and no gate is held: the end is as ever. */
+void keep_leave(struct worker *w);
 
 #endif

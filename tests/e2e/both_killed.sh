@@ -22,12 +22,16 @@ echo "BOTH_SEED=$seed"
 
 runs() { ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; }
 ended() { ! runs; }
-kills=0
+kills=0 halves=0 # of these, before they came to serve
 kill_both() {
 	while [ "$kills" -lt "$most" ] && runs; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
 		both_die
 		kills=$((kills + 1))
+		if [ $((RANDOM % 3)) -eq 0 ]; then
+			half_start $((RANDOM % 200))
+			kills=$((kills + 1)) halves=$((halves + 1))
+		fi
 		larderd_start "$everyone"
 	done
 }
@@ -51,7 +55,7 @@ wait "$evictor" || fail "the evictor ended with $?"
 cat "$work/evictor.out"
 out=$(sed -n 's/^took over [0-9]* clients with \([0-9]*\) MiB.*/\1/p' "$work/larderd.log" |
 	awk '{ sum += $1 } END { print sum + 0 }')
-echo "$kills killed together, $(grep -c 'an earlier larderd is gone: 1' "$work/larderd.log") takeovers, $out MiB out then"
+echo "$kills killed together, $halves of them at their start, $(grep -c 'an earlier larderd is gone: 1' "$work/larderd.log") takeovers, $out MiB out then"
 [ "$code" -eq 0 ] || fail "the guest ended with $code"
 grep 'pages verified$' "$work/client.out"
 [ "$kills" -gt 0 ] || fail 'nothing was killed'

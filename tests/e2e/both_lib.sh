@@ -4,19 +4,32 @@
 # both_die: kills keeper and worker, in either order, so that neither can do anything about the other's
 # end: the keeper start another worker, the worker give everything back. Returns when both are gone.
 both_die() {
-	local worker
-	worker=$(cat "/proc/$service/task/$service/children")
-	worker=${worker// /}
-	if [ $((RANDOM % 2)) -eq 0 ]; then
-		kill -STOP "$service"
-		kill -9 "$worker" "$service"
+	local pid workers way=$((RANDOM % 2))
+	[ "$way" -eq 1 ] || kill -STOP "$service"
+	read -ra workers <"/proc/$service/task/$service/children" || true
+	if [ "$way" -eq 1 ] && [ "${#workers[@]}" -gt 0 ]; then
+		kill -STOP "${workers[@]}" 2>/dev/null || true
+		kill -9 "$service" "${workers[@]}" 2>/dev/null || true
 	else
-		kill -STOP "$worker"
-		kill -9 "$service" "$worker"
+		kill -9 "${workers[@]}" "$service" 2>/dev/null || true
 	fi
 	wait "$service" 2>/dev/null || true
-	wait_for gone "$worker" || fail 'the worker lives'
+	for pid in "${workers[@]}"; do
+		wait_for gone "$pid" || fail 'the worker lives'
+	done
 	service=''
+}
+
+# half_start MS: a larderd that is killed with its worker this long after it was started, while it takes
+# programs over, or before, or when it has.
+half_start() {
+	"$build/svc/larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
+		2>>"$work/larderd.log" </dev/null &
+	service=$!
+	sleep "0.$(printf %03d "$1")"
+	# A worker that isn't there yet can't be stopped before it is killed: else it gave all back.
+	kill -STOP "$service"
+	both_die
 }
 
 # agents_of EXE: how many processes named larder-agent run in this executable's memory.
