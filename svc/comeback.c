@@ -339,9 +339,11 @@ static int fetch_client(const struct state_record *r, struct fetched *f)
 	if (f->link_fd >= 0 && f->doorbell >= 0)
 		return 0;
 	/* With one of both it can be given no orders. */
-	log_warn("client %d (%s): its liblarder.so is older, and its agent doesn't keep what "
-		 "this service needs to go on: it is served, but nothing is taken from it, and "
-		 "calls like mlock wait; restart the program",
+	log_warn(
+		"client %d (%s): its agent doesn't keep the link and doorbell that it had (its "
+		"liblarder.so is older?): it is served, but nothing is taken from it, and "
+		"calls "
+		"like mlock wait; restart the program",
 		(int)r->pid, r->exe);
 	if (f->link_fd >= 0)
 		close(steal_fd(&f->link_fd));
@@ -578,10 +580,10 @@ int comeback_fetch(struct state *s, const char *dir, int device)
 	}
 	journal_remove_others(dir, has_record, s);
 	atomic_store(&s->numbers_gone, 0);
-	log_info("an earlier larderd is gone: %u of its programs are taken over, %u have ended",
-		t.taken, t.ended);
-	if (t.lost > 0)
-		log_error("%u can't be taken over", t.lost);
+	log_info(
+		"an earlier larderd is gone: %u of its programs are taken over, %u have ended, "
+		"%u can't be",
+		t.taken, t.ended, t.lost);
 	if (t.without_agent > 0)
 		log_warn("%u of their children had no agent: those that live read zeros where "
 			 "their memory was out",

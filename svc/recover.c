@@ -100,7 +100,9 @@ static void map_link(struct client *c)
 
 	if (map == MAP_FAILED) {
 		/* Served, and nothing is taken from it. */
-		log_warn("client %d (%s): its link: %s", (int)c->pid, c->exe, strerror(errno));
+		if (c->link_fd >= 0) /* else it was said (comeback.c) */
+			log_warn("client %d (%s): its link: %s", (int)c->pid, c->exe,
+				strerror(errno));
 		c->agent_pid = 0;
 		return;
 	}
