@@ -265,6 +265,11 @@ int agent_main(void *arg)
 			RAWCALL(SYS_write, a->socket, "h", 1, 0, 0, 0);
 			fds[2].fd = -1;
 		}
+		if (fds[3].revents && atomic_load(&a->link->head.accepted) == LINK_PENDING) {
+			/* It died before anybody could know of us. Nothing was taken. */
+			atomic_store(&a->link->head.closed, 1);
+			agent_exit();
+		}
 		if (fds[3].revents)
 			fds[3].fd = -1; /* service gone: stay, we keep the uffd open */
 		for (int i = 0; i < POLLED_FDS; i++)

@@ -12,6 +12,7 @@
 #include "process.h"
 #include "protocol.h"
 #include "restorer.h"
+#include "state.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -266,6 +267,7 @@ static int link_new(struct attachment *a)
 		return -errno;
 	l->head.magic = LINK_MAGIC;
 	l->head.version = LINK_VERSION;
+	atomic_store(&l->head.accepted, LINK_PENDING);
 	a->link = l;
 	/* A pipe, of which we keep the writing end: flags that are ours alone, so that no
 	 * client can make us wait in a write. */
@@ -480,6 +482,7 @@ sane:
 	c->socket = steal_fd(&a->socket);
 	atomic_store(&c->state, CLIENT_MANAGED);
 	worker_record_client(w, c);
+	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
 	log_info("client %d (%s, uid %u): attached, policy %s, agent %d", (int)c->pid, c->exe,
 		c->uid, c->policy, (int)agent);
 	worker_publish_client(w, c);
@@ -493,6 +496,15 @@ static int reply(int socket, enum message_type type, int fd)
 {
 	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
 	return message_send(socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
+}
+
+int attach_adopted(struct client *c)
+{
+	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
+	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
+	if (r == 0 && c->record)
+		atomic_store(&c->record->told, 1);
+	return r;
 }
 
 /* The client exists, and others look at it: what it gets now it gets under its gate. */
@@ -515,7 +527,7 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 	if (!still)
 		return -ESRCH;
 	worker_retry_later(w, c, 1); /* for what arrived meanwhile */
-	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
+	int r = attach_adopted(c);
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);

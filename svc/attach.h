@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct client;
 struct worker;
 struct attachment;
 
@@ -21,6 +22,10 @@ uid_t attach_uid(const struct attachment *a);
  * Negative errno: failed. In the last two cases the attachment is over and freed. */
 int attach_advance(struct worker *w, struct attachment *a);
 void attach_free(struct attachment *a);
+
+/* Tells a forked child's agent that it is one. Again, where a worker died before it noted that
+ * it had. */
+int attach_adopted(struct client *c);
 
 /* Reads one message of an attached client's agent, and throws it away with all that came with
  * it. False: the other end is gone. */

@@ -74,8 +74,9 @@ static unsigned slot_of(uint32_t e)
 	return entry_value(e) & (BLOCK_PAGES - 1);
 }
 
-static unsigned publish_leaf(struct batch *b, struct space *s, uint64_t number, unsigned tag)
+static unsigned publish_leaf(struct batch *b, struct client *c, uint64_t number, unsigned tag)
 {
+	struct space *s = &c->space;
 	struct leaf *leaf = space_leaf(s, number);
 	unsigned left = 0;
 
@@ -90,6 +91,7 @@ static unsigned publish_leaf(struct batch *b, struct space *s, uint64_t number, 
 		}
 		store_ref(s->graveyard->store, blob);
 		space_set(s, number, leaf, i, entry_make(PAGE_STORED, blob));
+		c->held_named -= c->held_named > 0;
 	}
 	return left;
 }
@@ -113,24 +115,46 @@ static void publish_aside(struct batch *b, struct space *s, struct leaf *leaf, u
 	}
 }
 
-unsigned batch_publish(struct batch *b, struct client *c)
+static unsigned publish(struct batch *b, struct client *c, unsigned tag)
 {
 	struct space *s = &c->space;
-	int tag = space_held_tag(s, b);
 	unsigned left = 0;
 
-	if (tag < 0)
-		return 0;
 	size_t home = space_block_index(s, b->number);
 	if (home < s->block_count && s->block[home].number == b->number)
-		left += publish_leaf(b, s, b->number, (unsigned)tag);
+		left += publish_leaf(b, c, b->number, tag);
 	/* An mremap may have carried entries to any block. */
 	for (size_t i = 0; s->held_pages > left && i < s->block_count; i++)
 		if (s->block[i].leaf->held > 0 && s->block[i].number != b->number)
-			left += publish_leaf(b, s, s->block[i].number, (unsigned)tag);
+			left += publish_leaf(b, c, s->block[i].number, tag);
 	for (size_t i = 0; i < s->aside_count; i++)
-		publish_aside(b, s, s->aside[i].leaf, (unsigned)tag);
+		publish_aside(b, s, s->aside[i].leaf, tag);
 	if (left == 0)
 		space_unhold(s, b);
 	return left;
+}
+
+unsigned batch_publish(struct batch *b, struct client *c)
+{
+	int tag = space_held_tag(&c->space, b);
+	unsigned left = tag < 0 ? 0 : publish(b, c, (unsigned)tag);
+
+	if (c->held_named > 0)
+		b->outlived = true;
+	c->held_named = 0;
+	return left;
+}
+
+void batch_drop_blobs(struct batch *b)
+{
+	struct graveyard *g = b->owner->space.graveyard;
+
+	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+		if (b->outlived)
+			graveyard_add_blob(g, b->blob[i]);
+		else
+			store_unref(g->store, b->blob[i]);
+		b->blob[i] = BLOB_NONE;
+	}
+	b->outlived = false;
 }

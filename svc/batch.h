@@ -31,7 +31,9 @@ struct batch {
 	blob_t blob[BLOCK_PAGES]; /* by slot; BLOB_NONE: not moved, or could not be stored */
 	uint64_t moved[BLOCK_PAGES / 64]; /* bit i: page i was moved */
 	unsigned count;			  /* pages moved */
-	struct allowance *allowance;	  /* borrowed */
+	bool outlived; /* a row names a blob of it, and the page came back or was dropped since
+			*/
+	struct allowance *allowance; /* borrowed */
 	pthread_mutex_t lock;
 	struct client **follower; /* owned references */
 	size_t follower_count, follower_room;
@@ -64,5 +66,10 @@ struct client *batch_take_follower(struct batch *b);
  * has a blob, one reference taken for each. Returns how many could not (no blob). c then
  * doesn't know the batch any more, unless some could not. */
 unsigned batch_publish(struct batch *b, struct client *c);
+
+/* The batch lets go of its blobs. One that a row may name, though its page isn't STORED there,
+ * as it came back or was dropped since the row was written, waits until that row is written
+ * anew. */
+void batch_drop_blobs(struct batch *b);
 
 #endif

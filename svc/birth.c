@@ -492,6 +492,7 @@ void birth_fork_again(struct client *parent, const struct birth_fork *f)
 		return;
 	}
 	begin_again(f->child);
+	f->child->failed |= parent->failed;
 	f->child->birth->grown_count = f->grown_count;
 	memcpy(f->child->birth->grown, f->grown, sizeof(f->grown));
 	copy_parent(parent, f->child, f->alone);
@@ -551,6 +552,7 @@ void birth_pass_on_again(struct client *child,
 		if (!f.child)
 			continue;
 		begin_again(f.child);
+		f.child->failed |= child->failed;
 		copy_unborn(child, f.child, &since);
 		follow_batches(f.child);
 	}

@@ -66,11 +66,13 @@ struct client {
 
 	/* Owned; -1 = none. Forked children have only the uffd. */
 	int uffd, pidfd, procdir, pagemap, mem, socket, link_fd, doorbell;
-	int agent_pidfd;	     /* of the process that was seen to share the memory */
-	_Atomic pid_t agent_pid;     /* as we see it; 0 = no agent */
-	struct link *link;	     /* owned mapping; NULL = none */
-	uint64_t staging, bell;	     /* addresses in the client */
-	_Atomic int state;	     /* enum client_state */
+	int agent_pidfd;	 /* of the process that was seen to share the memory */
+	_Atomic pid_t agent_pid; /* as we see it; 0 = no agent */
+	struct link *link;	 /* owned mapping; NULL = none */
+	uint64_t staging, bell;	 /* addresses in the client */
+	_Atomic int state;	 /* enum client_state */
+	_Atomic bool
+		dropped; /* ended: it has nothing, and all that it forked is in the table */
 	struct state_record *record; /* owned; NULL: another worker won't find it */
 
 	pthread_mutex_t gate;
@@ -123,8 +125,10 @@ struct client {
 	uint64_t *rows_gone;  /* owned; blocks whose row goes with the transaction under way */
 	size_t rows_gone_count, rows_gone_room;
 	uint64_t zapped_clock; /* when staging was emptied last; written with the gate */
-	bool left_out;	       /* of the transaction that is under way */
-	uint64_t row_clock;    /* as of which its rows were written */
+	uint64_t held_named; /* HELD pages that its rows name as STORED, and that aren't yet */
+	bool rows_name_staging; /* somebody's rows say of a page that it lies in its staging */
+	bool left_out;		/* of the transaction that is under way */
+	uint64_t row_clock;	/* as of which its rows were written */
 
 #define X(name) _Atomic uint64_t name;
 	CLIENT_COUNTERS(X)

@@ -309,9 +309,11 @@ static int fetch_processes(const struct state_record *r, struct fetched *f)
 {
 	_cleanup_fd_ int agent_dir = -1;
 
-	int e = f->agent_pidfd = process_open(r->agent_pid, r->agent_inode);
+	int e = f->pidfd = process_open(r->pid, r->pid_inode);
 	if (e >= 0)
-		e = f->pidfd = process_open(r->pid, r->pid_inode);
+		e = f->agent_pidfd = process_open(r->agent_pid, r->agent_inode);
+	if (e == -ESRCH && f->pidfd >= 0 && process_alive(f->pidfd))
+		return -ECHILD;
 	if (e >= 0)
 		e = open_directory(r->pid, f->pidfd, &f->procdir);
 	if (e >= 0)
@@ -325,7 +327,8 @@ static int fetch_processes(const struct state_record *r, struct fetched *f)
 	return e < 0 ? e : fetch_from_agent(r, f, agent_dir);
 }
 
-/* -ESRCH: it has ended. -ENODATA: nobody has its userfaultfd. */
+/* -ESRCH: it has ended. -ECHILD: it lives, and its agent doesn't. -ENODATA: that one has no
+ * userfaultfd. */
 static int fetch_client(const struct state_record *r, struct fetched *f)
 {
 	int e = fetch_processes(r, f);

@@ -73,6 +73,10 @@ static void hold(
 {
 	struct leaf *leaf = space_leaf(&c->space, b->number);
 
+	for (unsigned i = 0; i < BLOCK_PAGES; i += 64)
+		if (res->moved[i / 64])
+			journal_add(
+				c->journal, JOURNAL_MOVED, b->number, i, res->moved[i / 64], 0);
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (!(res->moved[i / 64] >> i % 64 & 1))
 			continue;
@@ -258,14 +262,6 @@ static unsigned packed_pages(const struct batch *b)
 	return n;
 }
 
-static void drop_blobs(struct batch *b)
-{
-	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
-		store_unref(b->owner->worker->store, b->blob[i]);
-		b->blob[i] = BLOB_NONE;
-	}
-}
-
 /* ---- finishing ---- */
 
 /* Gate held: a page of this batch that is still HELD in c, or -1. */
@@ -357,8 +353,7 @@ bool evict_finish(struct pager *p, struct batch *b)
 {
 	if (publish(p, b) < 0)
 		return false;
-	/* The pages have references of their own now. */
-	drop_blobs(b);
+	batch_drop_blobs(b);
 	b->owner->batch = NULL;
 	batch_free(b);
 	return true;
@@ -381,7 +376,7 @@ static int store_batch(
 		int e = indexer_flush(p, b->owner, b);
 		point(POINT_commit);
 		if (e < 0) {
-			drop_blobs(b);
+			batch_drop_blobs(b);
 			packed = 0;
 			r = e == -EBUSY ? -ETXTBSY : e; /* not ours, which is -EBUSY */
 		}
@@ -398,15 +393,16 @@ static int zap(struct pager *p, struct client *c)
 {
 	if (!c->staging_used)
 		return 0;
-	int r = order_zap(c);
+	int r = indexer_forget_staging(p, c);
 	if (r < 0)
 		return r;
-	/* Before the next order: its slots are the same. */
+	/* First: who takes over while the agent is at it must not take for pages what is left.
+	 * Nobody needs it any more. */
 	gate_lock(c);
 	c->zapped_clock = client_clock(c);
 	journal_add(c->journal, JOURNAL_ZAPPED, 0, 0, 0, 0);
 	gate_unlock(p, c);
-	return 0;
+	return order_zap(c);
 }
 
 /* Gate held. Is the block worth an order, and as one huge page? */
@@ -482,7 +478,8 @@ static int finish_block(struct pager *p, struct codec_pool *pool, struct client 
 	if (!evict_finish(p, b))
 		return -EBUSY;
 	point(POINT_zap);
-	return zap(p, c) < 0 ? -ETIME : r;
+	int e = zap(p, c);
+	return e == -EAGAIN ? r : e < 0 ? -ETIME : r;
 }
 
 int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint64_t number,
@@ -493,7 +490,7 @@ int evict_block(struct pager *p, struct codec_pool *pool, struct client *c, uint
 
 	assert(!c->batch);
 	if (r < 0)
-		return -ETIME;
+		return r == -EAGAIN ? r : -ETIME;
 	gate_lock(c);
 	r = client_state(c) == CLIENT_MANAGED ? examine(p, c, number, quiet_seq, &huge, res)
 					      : -ESRCH;

@@ -61,8 +61,7 @@ struct evictor {
 	pthread_cond_t work, finished;
 	/* Under the lock: */
 	struct job *first;
-	struct client **forget; /* owned references: whose rows may go */
-	size_t forget_count, forget_room;
+	size_t ended_count; /* programs that ended since their rows were looked at last */
 	bool forget_now, house_now;
 	bool evicting; /* a job is at hand */
 	bool ended;    /* nothing is evicted any more */
@@ -71,46 +70,14 @@ struct evictor {
 
 /* ---- housekeeping ---- */
 
-/* Their rows are gone, and with them all that anybody needs of them. */
-static void let_go(struct evictor *e, struct client **done, size_t count)
-{
-	pthread_mutex_lock(&e->lock);
-	/* Others may have been added behind. */
-	for (size_t i = 0; i < e->forget_count;) {
-		bool is_done = false;
-		for (size_t k = 0; k < count && !is_done; k++)
-			is_done = e->forget[i] == done[k];
-		if (is_done)
-			e->forget[i] = e->forget[--e->forget_count];
-		else
-			i++;
-	}
-	pthread_mutex_unlock(&e->lock);
-	for (size_t i = 0; i < count; i++)
-		client_unref(done[i]);
-}
-
 /* With those of all programs that ended. */
 static int flush_and_forget(struct evictor *e)
 {
-	/* First, so that what made them die is among what is written now. */
-	struct leaf *dead = graveyard_take(&e->worker->graveyard);
-	struct client **gone = NULL;
-	size_t count, room = 0, done;
-
 	pthread_mutex_lock(&e->lock);
-	count = e->forget_count;
-	for (size_t i = 0; i < count; i++) {
-		space_make_room((void **)&gone, i, &room, sizeof(struct client *));
-		gone[i] = e->forget[i];
-	}
+	e->ended_count = 0;
 	e->forget_now = false;
 	pthread_mutex_unlock(&e->lock);
-	int r = indexer_flush_all(&e->pager, dead, gone, count, &done);
-	if (r == 0)
-		let_go(e, gone, done);
-	free(gone);
-	return r;
+	return indexer_flush_all(&e->pager);
 }
 
 /* Said once: a tmpfs that others filled, or somebody who writes to the index, lasts. */
@@ -521,15 +488,11 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 	return job.error;
 }
 
-void evictor_forget(struct evictor *e, struct client *c)
+void evictor_forget(struct evictor *e, bool indexed)
 {
-	client_ref(c);
 	pthread_mutex_lock(&e->lock);
-	space_make_room(
-		(void **)&e->forget, e->forget_count, &e->forget_room, sizeof(struct client *));
-	e->forget[e->forget_count++] = c;
 	/* Its memory is free again when its rows are gone, its descriptors in any case. */
-	if (atomic_load(&c->indexed) || e->forget_count >= FORGET_SOON) {
+	if (indexed || ++e->ended_count >= FORGET_SOON) {
 		e->forget_now = true;
 		pthread_cond_signal(&e->work);
 	}
@@ -622,8 +585,5 @@ void evictor_free(struct evictor *e)
 	finish_batches(e);
 	codec_pool_free(e->pool);
 	pager_done(&e->pager);
-	for (size_t i = 0; i < e->forget_count; i++)
-		client_unref(e->forget[i]);
-	free(e->forget);
 	free(e);
 }

@@ -25,8 +25,8 @@ bool evictor_is_evicting(struct evictor *e);
  * thread; never blocks. */
 void evictor_keep_house(struct evictor *e);
 
-/* The client is gone from the tables: its rows may go, and it with them; children that have
- * none yet get theirs first. Takes a reference of its own. */
-void evictor_forget(struct evictor *e, struct client *c);
+/* A client has ended (worker_table_end): its rows may go, if it has some, and it with them;
+ * children that have none yet get theirs first. Any thread. */
+void evictor_forget(struct evictor *e, bool indexed);
 
 #endif

@@ -24,20 +24,22 @@ enum {
 /* What one block's rows are to say: taken under the gate, written without it. */
 struct snapshot {
 	uint64_t number;
-	uint64_t leaf; /* id; 0 = the block is gone */
+	struct leaf *of; /* borrowed: a dead one isn't freed before the transaction is over */
+	uint64_t leaf;	 /* its id; 0 = the block is gone */
 	bool write_leaf, write_block;
 	uint64_t clock;
 	blob_t entry[BLOCK_PAGES];
 };
 
-static blob_t row_blob(const struct space *s, uint32_t e, const struct batch *batch)
+static blob_t row_blob(struct client *c, uint32_t e, const struct batch *batch)
 {
 	if (entry_state(e) == PAGE_STORED)
 		return entry_value(e);
-	if (entry_state(e) == PAGE_HELD && batch &&
-		s->held[entry_value(e) >> HELD_SLOT_BITS] == batch)
-		return batch->blob[entry_value(e) & (BLOCK_PAGES - 1)];
-	return BLOB_NONE;
+	if (entry_state(e) != PAGE_HELD || !batch ||
+		c->space.held[entry_value(e) >> HELD_SLOT_BITS] != batch)
+		return BLOB_NONE;
+	c->held_named++;
+	return batch->blob[entry_value(e) & (BLOCK_PAGES - 1)];
 }
 
 /* Blobs that entries still name though nobody needs them (space.h). A shared leaf keeps them
@@ -63,6 +65,7 @@ static void take_snapshot(struct client *c, const struct batch *batch, struct sn
 	size_t at = space_block_index(s, number);
 
 	snap->number = number;
+	snap->of = NULL;
 	snap->leaf = 0;
 	snap->write_leaf = snap->write_block = false;
 	snap->clock = client_clock(c);
@@ -74,29 +77,19 @@ static void take_snapshot(struct client *c, const struct batch *batch, struct sn
 		return;
 	}
 	struct block *b = &s->block[at];
+	snap->of = b->leaf;
 	snap->leaf = b->leaf->id;
-	snap->write_leaf = b->leaf->dirty;
+	snap->write_leaf = atomic_load(&b->leaf->dirty);
 	snap->write_block = b->remapped;
 	b->remapped = false;
 	b->listed = false;
 	/* As after a fork, which lists every block of the child. */
-	if (!b->leaf->dirty)
+	if (!snap->write_leaf)
 		return;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
-		snap->entry[i] = row_blob(s, b->leaf->entry[i], batch);
+		snap->entry[i] = row_blob(c, b->leaf->entry[i], batch);
 	collect_unneeded(c, b->leaf);
-	b->leaf->dirty = false;
-}
-
-static int write_snapshot(struct worker *w, const struct client *c, const struct snapshot *snap)
-{
-	int r = 0;
-
-	if (snap->write_leaf)
-		r = store_index_leaf(w->store, snap->leaf, snap->clock, snap->entry);
-	if (r == 0 && snap->write_block)
-		r = store_index_block(w->store, c->id, snap->number, snap->leaf);
-	return r;
+	atomic_store(&b->leaf->dirty, false);
 }
 
 /* After a failed transaction: the rows are still to be written, and those of blocks that are
@@ -112,7 +105,7 @@ static void mark_all_dirty(struct client *c)
 	}
 
 	for (size_t i = 0; i < s->block_count; i++) {
-		s->block[i].leaf->dirty = true;
+		atomic_store(&s->block[i].leaf->dirty, true);
 		s->block[i].remapped = true;
 		if (s->block[i].listed)
 			continue;
@@ -123,17 +116,21 @@ static void mark_all_dirty(struct client *c)
 
 /* ---- a transaction ---- */
 
-/* The clients whose rows one transaction writes. Children that were forked from one since its
- * rows were written last come along: what they have could be told from its rows and its journal
- * up to now, and can't any more. */
+/* The clients whose rows one transaction writes, or removes where the client has ended.
+ * Children that were forked from one since its rows were written last come along: what they
+ * have could be told from its rows and its journal up to now, and can't any more. */
 struct txn {
 	struct pager *p;
 	const struct batch *batch; /* or NULL */
 	struct taken {
 		struct client *client; /* owned reference */
 		struct client *by;     /* borrowed: whose child it is; NULL: for itself */
+		bool dropped;	       /* it has ended: its rows are removed */
 	} * taken;		       /* owned */
 	size_t count, room, written;
+	/* Owned; the leaves whose rows it wrote. Each may be another client's by now. */
+	struct leaf **leaf;
+	size_t leaf_count, leaf_room;
 };
 
 static void rest(long ns)
@@ -149,7 +146,7 @@ static void take_in(struct txn *t, struct client *c, struct client *by)
 			return;
 	client_ref(c);
 	space_make_room((void **)&t->taken, t->count, &t->room, sizeof(*t->taken));
-	t->taken[t->count++] = (struct taken){c, by};
+	t->taken[t->count++] = (struct taken){.client = c, .by = by};
 }
 
 /* Those who descend from it and have no rows. Not only its own children: of those, some are
@@ -159,14 +156,14 @@ static int take_children(struct txn *t, struct client *parent)
 {
 	struct client **client;
 	size_t count;
-	int r = worker_clients(t->p->worker, &client, &count);
+	int r = worker_clients_and_ended(t->p->worker, &client, &count);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++) {
 		if (client[i]->id > parent->id &&
 			client_family(client[i]) == client_family(parent) &&
-			!atomic_load(&client[i]->indexed))
+			!atomic_load(&client[i]->indexed) && !atomic_load(&client[i]->dropped))
 			take_in(t, client[i], parent);
 		client_unref(client[i]);
 	}
@@ -183,8 +180,25 @@ static int calm_down(struct pager *p, struct client *c)
 	return pager_drain(p, c) == -ESRCH || client_is_calm(c) ? 0 : -EAGAIN;
 }
 
+static int write_snapshot(struct txn *t, const struct client *c, const struct snapshot *snap)
+{
+	struct store *store = t->p->worker->store;
+	int r = 0;
+
+	if (snap->write_leaf) {
+		space_make_room(
+			(void **)&t->leaf, t->leaf_count, &t->leaf_room, sizeof(struct leaf *));
+		t->leaf[t->leaf_count++] = snap->of;
+		r = store_index_leaf(store, snap->leaf, snap->clock, snap->entry);
+	}
+	if (r == 0 && snap->write_block)
+		r = store_index_block(store, c->id, snap->number, snap->leaf);
+	return r;
+}
+
 /* All that the rows of one client say, as of one moment: that when there was nothing left to
- * write. One block at a time, so that the gate is never held for long and never for SQL. */
+ * write. One block at a time, so that the gate is never held for long and never for SQL. 1: it
+ * has ended meanwhile, and what was written says nothing. */
 static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, void **ret_state,
 	uint32_t *ret_length)
 {
@@ -193,16 +207,19 @@ static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, vo
 
 	for (;;) {
 		gate_lock(c);
-		int r = c->space.dirty_count > 0 ? 0 : calm_down(t->p, c);
-		bool any = c->space.dirty_count > 0;
+		bool dropped = atomic_load(&c->dropped);
+		int r = dropped || c->space.dirty_count > 0 ? 0 : calm_down(t->p, c);
+		bool any = !dropped && c->space.dirty_count > 0;
 		if (any)
 			take_snapshot(c, t->batch, &snap);
 		*ret_clock = client_clock(c);
-		if (!any && r == 0)
+		if (!any && !dropped && r == 0)
 			*ret_length = row_pack(c, t->batch, ret_state);
 		gate_unlock(t->p, c);
+		if (dropped)
+			return 1;
 		if (any)
-			r = write_snapshot(t->p->worker, c, &snap);
+			r = write_snapshot(t, c, &snap);
 		else if (r == 0)
 			return 0;
 		if (r < 0 && (any || tries == CALM_TRIES))
@@ -214,8 +231,9 @@ static int write_blocks(struct txn *t, struct client *c, uint64_t *ret_clock, vo
 	}
 }
 
-static int write_client(struct txn *t, struct client *c)
+static int write_client(struct txn *t, struct taken *taken)
 {
+	struct client *c = taken->client;
 	struct store_client row = {.id = c->id,
 		.parent = c->parent,
 		.pid = c->pid,
@@ -225,10 +243,14 @@ static int write_client(struct txn *t, struct client *c)
 	int r = write_blocks(t, c, &row.clock, &state, &row.state_length);
 
 	row.state = state;
+	taken->dropped = r == 1;
 	if (r == 0)
 		r = store_index_client(t->p->worker->store, &row);
+	else if (r == 1)
+		r = store_index_client_drop(t->p->worker->store, c->id);
 	free(state);
 	c->row_clock = row.clock;
+	/* `taken` may move. */
 	return r == 0 ? take_children(t, c) : r;
 }
 
@@ -236,7 +258,7 @@ static int write_client(struct txn *t, struct client *c)
 static int write_taken(struct txn *t)
 {
 	while (t->written < t->count) {
-		int r = write_client(t, t->taken[t->written].client);
+		int r = write_client(t, &t->taken[t->written]);
 		if (r < 0)
 			return r;
 		t->written++;
@@ -245,8 +267,10 @@ static int write_taken(struct txn *t)
 }
 
 /* The transaction is over. Only what no committed row names may be let go of. */
-static void finish_client(struct pager *p, struct client *c, bool committed)
+static void finish_client(struct pager *p, const struct taken *taken, bool committed)
 {
+	struct client *c = taken->client;
+
 	gate_lock(c);
 	if (!committed) {
 		mark_all_dirty(c);
@@ -256,10 +280,12 @@ static void finish_client(struct pager *p, struct client *c, bool committed)
 		c->unneeded_count = 0;
 		if (c->journal)
 			journal_trim(c->journal, c->row_clock);
-		atomic_store(&c->indexed, true);
+		atomic_store(&c->indexed, !taken->dropped);
 	}
 	c->rows_gone_count = 0;
 	gate_unlock(p, c);
+	if (committed && taken->dropped)
+		worker_table_forget(p->worker, c);
 }
 
 /* r: of what was written. */
@@ -273,7 +299,9 @@ static int end_transaction(struct txn *t, int r)
 		r = store_txn_commit(store);
 	/* Also the one that could not be written to its end. */
 	for (size_t i = 0; i < t->count && i <= t->written; i++)
-		finish_client(t->p, t->taken[i].client, r == 0);
+		finish_client(t->p, &t->taken[i], r == 0);
+	for (size_t i = 0; i < t->leaf_count && r < 0; i++)
+		atomic_store(&t->leaf[i]->dirty, true);
 	return r;
 }
 
@@ -282,6 +310,19 @@ static void txn_done(struct txn *t)
 	for (size_t i = 0; i < t->count; i++)
 		client_unref(t->taken[i].client);
 	free(t->taken);
+	free(t->leaf);
+}
+
+/* A page that was written as HELD before it had a blob has one now. */
+static void take_in_batch(struct txn *t, struct client *c)
+{
+	take_in(t, c, NULL);
+	c->held_named = 0;
+	gate_lock(c);
+	for (size_t i = 0; i < c->space.block_count; i++)
+		if (c->space.block[i].leaf->held > 0)
+			space_row_outdated(&c->space, c->space.block[i].number);
+	gate_unlock(t->p, c);
 }
 
 static int flush_once(struct pager *p, struct client *c, struct batch *batch)
@@ -291,11 +332,12 @@ static int flush_once(struct pager *p, struct client *c, struct batch *batch)
 
 	if (r < 0)
 		return r;
-	take_in(&t, c, NULL);
+	take_in_batch(&t, c);
 	/* Forked while it was under way: their pages leave with the owner's. */
 	struct client *follower;
 	for (size_t i = 0; batch && (follower = batch_follower(batch, i)); i++) {
-		take_in(&t, follower, NULL);
+		if (!atomic_load(&follower->dropped))
+			take_in_batch(&t, follower);
 		client_unref(follower);
 	}
 	r = end_transaction(&t, write_taken(&t));
@@ -400,63 +442,56 @@ static void leave_out(struct txn *t)
 	}
 }
 
-static int take_dirty(struct txn *t, bool *ret_any_left_out)
+/* All who have something to write, or have ended. *ret_any: there is something to write or to
+ * remove. */
+static int take_all(struct txn *t, bool *ret_any_left_out, bool *ret_any)
 {
 	struct client **client;
 	size_t count;
-	int r = worker_clients(t->p->worker, &client, &count);
+	int r = worker_clients_and_ended(t->p->worker, &client, &count);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++) {
-		if (client[i]->left_out)
-			*ret_any_left_out = true;
-		else if (has_dirty(t->p, client[i]))
-			take_in(t, client[i], NULL);
-		client_unref(client[i]);
+		struct client *c = client[i];
+		/* First the gate: one that is about to end has ended then. */
+		bool dirty = has_dirty(t->p, c);
+		if (c->left_out)
+			*ret_any_left_out = true; /* its rows name some of the dead */
+		else if (dirty || atomic_load(&c->dropped))
+			take_in(t, c, NULL);
+		client_unref(c);
 	}
 	free(client);
-	return 0;
-}
-
-static bool any_rows(struct client **forget, size_t forget_count)
-{
-	for (size_t i = 0; i < forget_count; i++)
-		if (atomic_load(&forget[i]->indexed))
-			return true;
-	return false;
-}
-
-static int drop_clients(struct txn *t, struct client **forget, size_t forget_count)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < forget_count && r == 0; i++)
-		if (!forget[i]->left_out && atomic_load(&forget[i]->indexed))
-			r = store_index_client_drop(t->p->worker->store, forget[i]->id);
+	for (size_t i = 0; i < t->count && r == 0; i++) {
+		*ret_any |= !atomic_load(&t->taken[i].client->dropped) ||
+			    atomic_load(&t->taken[i].client->indexed);
+		if (atomic_load(&t->taken[i].client->dropped))
+			r = take_children(t, t->taken[i].client);
+	}
 	return r;
+}
+
+/* Of programs that have ended and have no rows, nor descendants that need some. */
+static void forget_all(const struct txn *t)
+{
+	for (size_t i = 0; i < t->count; i++)
+		worker_table_forget(t->p->worker, t->taken[i].client);
 }
 
 /* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
  * something to write (an mremap carried it, a fork shared it). So where one is left out, the
  * dead wait. */
-static int flush_all_once(
-	struct pager *p, struct leaf *dead, struct client **forget, size_t forget_count)
+static int flush_all_once(struct pager *p, struct leaf *dead)
 {
 	struct worker *w = p->worker;
 	struct txn t = {.p = p};
-	bool any_left_out = false;
+	bool any_left_out = false, any = false;
 
-	int r = take_dirty(&t, &any_left_out);
-	for (size_t i = 0; i < forget_count && r == 0; i++)
-		if (forget[i]->left_out)
-			any_left_out = true; /* its blocks' rows name some of the dead */
-		else
-			r = take_children(&t, forget[i]);
+	int r = take_all(&t, &any_left_out, &any);
 	/* What a transaction let go of is free only after the next one (store.h). Without one,
 	 * a store that was full of it would stay full. */
-	if (r == 0 && (t.count > 0 || dead || any_rows(forget, forget_count) ||
-			      store_has_dead(w->store))) {
+	if (r == 0 && (any || dead || store_has_dead(w->store))) {
 		r = store_txn_begin(w->store);
 		bool begun = r == 0;
 		if (r == 0)
@@ -465,10 +500,10 @@ static int flush_all_once(
 			leave_out(&t);
 		if (r == 0 && !any_left_out)
 			r = drop_rows(w, dead);
-		if (r == 0)
-			r = drop_clients(&t, forget, forget_count);
 		if (begun)
 			r = end_transaction(&t, r);
+	} else if (r == 0) {
+		forget_all(&t);
 	}
 	txn_done(&t);
 	if (r != -EAGAIN)
@@ -476,41 +511,53 @@ static int flush_all_once(
 	return r;
 }
 
-static void leave_none_out(struct worker *w, struct client **forget, size_t forget_count)
+static void leave_none_out(struct worker *w, bool *ret_any)
 {
 	struct client **client;
 	size_t count;
 
-	while (worker_clients(w, &client, &count) < 0)
+	while (worker_clients_and_ended(w, &client, &count) < 0)
 		rest(CALM_WAIT_NS);
 	for (size_t i = 0; i < count; i++) {
+		*ret_any |= client[i]->left_out;
 		client[i]->left_out = false;
 		client_unref(client[i]);
 	}
 	free(client);
-	for (size_t i = 0; i < forget_count; i++)
-		forget[i]->left_out = false;
 }
 
-int indexer_flush_all(struct pager *p, struct leaf *dead, struct client **forget,
-	size_t forget_count, size_t *ret_forgotten)
+static int flush_all(struct pager *p, bool *ret_any_left_out)
 {
-	size_t n = 0;
+	/* First, so that what made them die is among what is written now. */
+	struct leaf *dead = graveyard_take(&p->worker->graveyard);
 	int r;
 
 	/* Each time one more is left out. */
 	do {
-		r = flush_all_once(p, dead, forget, forget_count);
+		r = flush_all_once(p, dead);
 	} while (r == -EAGAIN);
-	for (size_t i = 0; i < forget_count && r == 0; i++) {
-		struct client *c = forget[i];
-		if (c->left_out)
-			continue;
-		forget[i] = forget[n];
-		forget[n++] = c;
-	}
-	leave_none_out(p->worker, forget, forget_count);
-	if (r == 0)
-		*ret_forgotten = n;
+	leave_none_out(p->worker, ret_any_left_out);
+	return r;
+}
+
+int indexer_flush_all(struct pager *p)
+{
+	bool any_left_out = false;
+	return flush_all(p, &any_left_out);
+}
+
+int indexer_forget_staging(struct pager *p, struct client *owner)
+{
+	bool any_left_out = false;
+	int r = 0;
+
+	if (!owner->rows_name_staging)
+		return 0;
+	owner->rows_name_staging = false; /* row_pack may find that they do still */
+	r = flush_all(p, &any_left_out);
+	if (r == 0 && (any_left_out || owner->rows_name_staging))
+		r = -EAGAIN;
+	if (r < 0)
+		owner->rows_name_staging = true;
 	return r;
 }

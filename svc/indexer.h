@@ -12,12 +12,13 @@ struct pager;
  * again. -EAGAIN: one of them isn't born yet, or changes its mappings without a pause. */
 int indexer_flush(struct pager *p, struct client *c, struct batch *batch);
 /* One transaction: the same for every client that has something to write, but a forked child
- * that is younger than the index may get old; the rows of leaves that died; and those of
- * clients that are gone, of which the first *ret_forgotten of forget are done with afterwards:
- * the others wait for descendants. dead: taken from the graveyard before forget was listed, and
- * theirs from now on: a leaf's row goes no sooner than those that name it. */
-int indexer_flush_all(struct pager *p, struct leaf *dead, struct client **forget,
-	size_t forget_count, size_t *ret_forgotten);
+ * that is younger than the index may get old. The rows of clients that have ended go, and with
+ * them the clients, but for those that wait for descendants; and those of leaves that died: no
+ * sooner than the rows that name them. */
+int indexer_flush_all(struct pager *p);
+/* Before owner's staging is emptied: rows of others that say that a page lies there, because it
+ * lay there when they were written, are written anew. -EAGAIN: not all can be now. */
+int indexer_forget_staging(struct pager *p, struct client *owner);
 /* Frees what nobody needs any more. It was let go of after the transaction whose rows don't
  * name it any more, so it takes one more, in which nothing need be written. */
 int indexer_recycle(struct worker *w);

@@ -174,7 +174,7 @@ static void wipe_room(struct journal *j)
 static bool is_event(uint8_t event)
 {
 	return (event >= UFFD_EVENT_PAGEFAULT && event <= UFFD_EVENT_UNMAP) ||
-	       (event >= JOURNAL_ANSWER && event <= JOURNAL_ZAPPED);
+	       (event >= JOURNAL_ANSWER && event <= JOURNAL_MOVED);
 }
 
 static int adopt(struct journal *j)

@@ -62,8 +62,13 @@ enum journal_event {
 	JOURNAL_GONE,
 	/* A MOVE of a's block, pages [b, c), is about to be posted. */
 	JOURNAL_ORDER,
-	/* Staging is empty: what earlier orders moved is in rows, or was given back. */
+	/* Staging is about to be emptied: what earlier orders moved is in rows, or was given
+	 * back. An order that comes after it finds it empty. */
 	JOURNAL_ZAPPED,
+	/* An order of a's block moved the pages of mask c, the first of which is in slot b: the
+	 * link has their bytes. For those to whom they belong too, should the owner's memory be
+	 * gone. */
+	JOURNAL_MOVED,
 };
 
 struct journal;

@@ -52,6 +52,12 @@ enum link_op {
 	LINK_UNSHARE = 3,
 };
 
+enum link_acceptance {
+	LINK_UNTOLD = 0, /* an older service doesn't tell */
+	LINK_PENDING = 1,
+	LINK_ACCEPTED = 2
+};
+
 struct link_head {
 	uint64_t magic;
 	uint32_t version;
@@ -76,6 +82,9 @@ struct link_head {
 		closed; /* by the service: nothing is managed any more, ask for nothing */
 	_Atomic uint32_t exit;	  /* by the service: the agent ends */
 	_Atomic uint32_t hung_up; /* the exec pipe hung up: is it still our program's memory? */
+	/* By the service, enum link_acceptance: once it is accepted, a service that comes after
+	 * this one knows of it. */
+	_Atomic uint32_t accepted;
 };
 
 /* Written by the service before it posts a MOVE; tells a recovering service what staging holds.

@@ -1,4 +1,5 @@
 #include "recover.h"
+#include "attach.h"
 #include "batch.h"
 #include "journal.h"
 #include "log.h"
@@ -107,6 +108,7 @@ static void map_link(struct client *c)
 		return;
 	}
 	c->link = map;
+	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
 	c->order_seq = atomic_load(&c->link->head.seq);
 	/* Whatever is there is given back or stored before the next order. */
 	c->staging_used = true;
@@ -153,8 +155,6 @@ static void take_client(struct worker *w, struct state_record *from)
 				: atomic_load(&from->released) ? CLIENT_RELEASED
 							       : CLIENT_MANAGED);
 	worker_table_add(w, c);
-	if (c->id > w->next_client_id)
-		w->next_client_id = c->id;
 }
 
 static void take_clients(struct recovery *r)
@@ -183,7 +183,7 @@ static int on_leaf(void *arg, const struct store_leaf *row)
 	struct leaf *leaf = leaf_new(&r->worker->graveyard);
 
 	leaf->id = row->id;
-	leaf->dirty = false;
+	atomic_store(&leaf->dirty, false);
 	atomic_store(&leaf->refs, 0);
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (row->entries[i] == BLOB_NONE)
@@ -282,6 +282,24 @@ void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slo
 	}
 }
 
+int recover_staging(struct client *c, uint8_t *ret)
+{
+	/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
+	order_close(c);
+	int r = pagemap_read(c->pagemap, c->staging, LINK_SLOTS, ret);
+	/* It reads as empty then. */
+	return r == 0 && pagemap_alive(c->pagemap) ? 0 : -ESRCH;
+}
+
+/* Is it there, or was it there when the owner's memory went? Then the link has it; and where
+ * that is gone too, nobody has it (recover_hold fails whose page it is). */
+static bool in_staging(struct client *owner, unsigned slot)
+{
+	uint8_t here[LINK_SLOTS];
+
+	return !owner->link || recover_staging(owner, here) < 0 || here[slot] != PAGE_NONE;
+}
+
 static int load_client(struct recovery *r, struct client *c, const struct store_client *row)
 {
 	const struct row_page *page;
@@ -293,7 +311,6 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 			(unsigned long long)row->id);
 		return e;
 	}
-	replay_find_zap(c);
 	c->row_clock = row->clock;
 	atomic_store(&c->indexed, true);
 	r->loading = c;
@@ -305,7 +322,10 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 		struct row_page p;
 		memcpy(&p, &page[i], sizeof(p));
 		struct client *owner = recover_find(r, p.owner);
-		if (p.slot < LINK_SLOTS && owner && p.clock > owner->zapped_clock)
+		if (owner)
+			owner->rows_name_staging = true;
+		if (p.slot < LINK_SLOTS && owner && p.clock > owner->zapped_clock &&
+			in_staging(owner, (unsigned)p.slot))
 			recover_hold(c, recover_batch(owner, p.addr >> BLOCK_SHIFT), p.addr,
 				(unsigned)p.slot);
 	}
@@ -443,9 +463,12 @@ int recover_clients(struct worker *w)
 	uint64_t last_client, last_leaf, began = worker_now_ms(), out = 0;
 
 	store_last_ids(w->store, &last_client, &last_leaf);
-	w->next_client_id = last_client;
+	if (atomic_load(&w->state->last_id) < last_client)
+		atomic_store(&w->state->last_id, last_client);
 	atomic_store(&w->graveyard.next_id, last_leaf + 1);
 	take_clients(&r);
+	for (size_t i = 0; i < r.count; i++)
+		replay_find_zap(r.client[i]);
 	int e = load_rows(&r);
 	if (e == 0) {
 		replay_all(&r);
@@ -492,9 +515,11 @@ void recover_resume(struct worker *w)
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
 		int r = readers_add(w->readers, c);
-		if (r < 0)
+		if (r < 0 && r != -EEXIST) /* a child that was just found is there */
 			log_error("client %d: can't be served: %s", (int)c->pid, strerror(-r));
 		worker_watch_client(w, c);
+		if (c->link && c->parent != 0 && !atomic_load(&c->record->told))
+			(void)attach_adopted(c);
 		wake_all(c);
 		if (c->link)
 			restorer_ring(w->restorer, c);

@@ -34,6 +34,10 @@ struct batch *recover_batch(struct client *owner, uint64_t number);
 /* The page is in this slot of b's owner's staging, and nowhere else. */
 void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slot);
 
+/* What staging has: enum page_presence by slot. From here on nothing is added to it. -ESRCH:
+ * nobody knows, the program's memory is gone. */
+int recover_staging(struct client *c, uint8_t *ret);
+
 /* When staging was emptied last: what was there before is done with. */
 void replay_find_zap(struct client *c);
 /* Parents come before their children. */

@@ -1,5 +1,6 @@
 /* Journals, read again: what was told and found out since the rows were written, in the order
  * of then. No question is asked of the kernel but about staging; answers are those of then. */
+#include "batch.h"
 #include "birth.h"
 #include "journal.h"
 #include "log.h"
@@ -20,10 +21,13 @@
 struct replay {
 	struct recovery *all;
 	struct client *client;
-	uint64_t child_at;	     /* where to look for the next JOURNAL_CHILD */
-	uint64_t at;		     /* the entry that is applied */
-	struct region ask;	     /* was about to be unregistered */
-	struct birth_answer *answer; /* owned */
+	uint64_t first, end; /* what is read */
+	uint8_t *taken; /* owned; by position - first: a JOURNAL_CHILD whose FORK was found */
+	uint64_t at;	/* the entry that is applied */
+	bool staging_gone;		/* with the program's memory */
+	uint64_t held[LINK_SLOTS / 64]; /* slots of which JOURNAL_MOVED tells */
+	struct region ask;		/* was about to be unregistered */
+	struct birth_answer *answer;	/* owned */
 	size_t answer_count, answer_room;
 	uint8_t staging[LINK_SLOTS]; /* enum page_presence */
 };
@@ -77,17 +81,19 @@ static void read_child(struct replay *p, uint64_t at, struct birth_fork *f)
 		f->child = NULL;
 }
 
-/* What the next FORK that is applied had made. */
-static bool next_child(struct replay *p, int ufd, struct birth_fork *f)
+/* What a FORK that is applied had made. A number comes again only when the child that had it is
+ * told of and gone, so the first that isn't taken is the one. */
+static bool find_child(struct replay *p, int ufd, struct birth_fork *f)
 {
 	const struct journal *j = p->client->journal;
 
-	for (; p->child_at < journal_end(j); p->child_at++) {
-		const struct uffd_msg *m = journal_at(j, p->child_at);
-		if (m->event != JOURNAL_CHILD)
+	for (uint64_t at = p->first; at < p->end; at++) {
+		const struct uffd_msg *m = journal_at(j, at);
+		if (m->event != JOURNAL_CHILD || (int)m->arg.reserved.reserved1 != ufd ||
+			p->taken[at - p->first])
 			continue;
-		if ((int)m->arg.reserved.reserved1 == ufd)
-			read_child(p, p->child_at++, f);
+		p->taken[at - p->first] = 1;
+		read_child(p, at, f);
 		return true;
 	}
 	return false;
@@ -95,9 +101,13 @@ static bool next_child(struct replay *p, int ufd, struct birth_fork *f)
 
 static void find_fork(struct replay *p, int ufd, struct birth_fork *ret)
 {
-	ret->told = next_child(p, ufd, ret);
+	ret->told = find_child(p, ufd, ret);
 	if (!ret->told)
 		ret->child = find_untold(p, ufd);
+	if (!ret->told && ret->child)
+		/* For whoever comes after us: its number may be another's by then. */
+		journal_add(
+			p->client->journal, JOURNAL_CHILD, (uint64_t)ufd, ret->child->id, 0, 0);
 	for (size_t i = 0; ret->child && i < p->all->count; i++)
 		if (p->all->client[i] == ret->child)
 			p->all->has_origin[i] = true;
@@ -118,12 +128,38 @@ static void replay_order(struct replay *p, const struct uffd_msg *m)
 	struct client *c = p->client;
 	uint64_t block = m->arg.reserved.reserved1;
 
-	if (p->at < c->zapped_clock)
+	if (p->at < c->zapped_clock || p->staging_gone)
 		return;
 	for (uint64_t i = m->arg.reserved.reserved2; i < m->arg.reserved.reserved3; i++)
 		if (i < LINK_SLOTS && p->staging[i] != PAGE_NONE)
 			recover_hold(c, recover_batch(c, block),
 				(block << BLOCK_SHIFT) + i * PAGE_SIZE, (unsigned)i);
+}
+
+static void replay_moved(struct replay *p, const struct uffd_msg *m)
+{
+	struct client *c = p->client;
+	uint64_t block = m->arg.reserved.reserved1, first = m->arg.reserved.reserved2;
+
+	if (p->at < c->zapped_clock || first >= LINK_SLOTS)
+		return;
+	p->held[first / 64] |= m->arg.reserved.reserved3;
+	for (unsigned i = 0; p->staging_gone && i < 64; i++)
+		if (m->arg.reserved.reserved3 >> i & 1)
+			recover_hold(c, recover_batch(c, block),
+				(block << BLOCK_SHIFT) + (first + i) * PAGE_SIZE,
+				(unsigned)first + i);
+}
+
+/* What the order did that was under way when the worker died. */
+static void note_moved(struct replay *p)
+{
+	const struct batch *b = p->client->batch;
+
+	for (unsigned i = 0; b && !p->staging_gone && i < LINK_SLOTS / 64; i++)
+		if (b->moved[i] & ~p->held[i])
+			journal_add(p->client->journal, JOURNAL_MOVED, b->number, i * 64,
+				b->moved[i] & ~p->held[i], 0);
 }
 
 static void replay_answer(struct replay *p, const struct uffd_msg *m)
@@ -198,6 +234,9 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 	case JOURNAL_ORDER:
 		replay_order(p, m);
 		break;
+	case JOURNAL_MOVED:
+		replay_moved(p, m);
+		break;
 	}
 }
 
@@ -211,31 +250,42 @@ static void replay_one(struct replay *p, const struct uffd_msg *m)
 		sequence_add(p->client, m);
 }
 
+/* Is there a child whose FORK wasn't applied before its own was born? */
+static bool any_passed_on(const struct replay *p)
+{
+	for (uint64_t at = p->first; at < p->end; at++)
+		if (journal_at(p->client->journal, at)->event == JOURNAL_CHILD &&
+			!p->taken[at - p->first])
+			return true;
+	return false;
+}
+
 static void replay_journal(struct recovery *r, struct client *c)
 {
-	struct replay p = {.all = r, .client = c};
-	uint64_t at = journal_begin(c->journal), end = journal_end(c->journal);
+	struct replay p = {.all = r,
+		.client = c,
+		.first = journal_begin(c->journal),
+		.end = journal_end(c->journal)};
 
-	if (at < c->row_clock)
-		at = c->row_clock;
-	replay_find_zap(c);
-	if (c->link)
-		/* The agent may be at it still: from here on a late MOVE fails (rule 2). */
-		order_close(c);
-	if (c->link && pagemap_read(c->pagemap, c->staging, LINK_SLOTS, p.staging) < 0)
-		memset(p.staging, 0, sizeof(p.staging));
-	p.child_at = at;
+	if (p.first < c->row_clock)
+		p.first = c->row_clock;
+	p.taken = space_alloc(p.end - p.first + 1);
+	memset(p.taken, 0, p.end - p.first + 1);
+	/* Without a link nobody has what staging had, which recover_hold says. */
+	p.staging_gone = !c->link || recover_staging(c, p.staging) < 0;
 	c->replay = &p;
-	for (p.at = at; p.at < end; p.at++) {
+	for (p.at = p.first; p.at < p.end; p.at++) {
 		const struct uffd_msg m = *journal_at(c->journal, p.at);
 		replay_one(&p, &m);
 	}
 	c->replay = NULL;
-	if (c->birth && p.child_at < end && !uffd_alive(c->uffd))
+	if (c->birth && any_passed_on(&p) && !uffd_alive(c->uffd))
 		birth_pass_on_again(c, next_passed_on, &p);
 	if (p.ask.end > 0)
 		c->space.doubt.lost = true;
+	note_moved(&p);
 	free(p.answer);
+	free(p.taken);
 }
 
 void replay_all(struct recovery *r)
@@ -246,11 +296,13 @@ void replay_all(struct recovery *r)
 			continue;
 		/* A child without rows whose FORK no journal has. */
 		if (c->parent != 0 && !atomic_load(&c->indexed) && !r->has_origin[i]) {
+			/* One that has ended, and whose children have all rows, waits to be
+			 * forgotten. */
 			c->failed = true;
-			log_error(
-				"client %llu (%s): nothing tells what it was forked with; none "
-				"of its faults is answered",
-				(unsigned long long)c->id, c->exe);
+			if (uffd_alive(c->uffd))
+				log_error("client %llu (%s): nothing tells what it was forked "
+					  "with; none of its faults is answered",
+					(unsigned long long)c->id, c->exe);
 			continue;
 		}
 		replay_journal(r, c);

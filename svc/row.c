@@ -20,7 +20,8 @@ static bool is_unpacked(const struct space *s, uint32_t e, const struct batch *b
 	if (entry_state(e) != PAGE_HELD)
 		return false;
 	const struct batch *of = s->held[entry_value(e) >> HELD_SLOT_BITS];
-	return of != batch || of->blob[entry_value(e) & (BLOCK_PAGES - 1)] == BLOB_NONE;
+	/* NULL: of one that is failed or gone, and its batch is over. */
+	return of && (of != batch || of->blob[entry_value(e) & (BLOCK_PAGES - 1)] == BLOB_NONE);
 }
 
 static uint32_t list_pages(
@@ -35,8 +36,8 @@ static uint32_t list_pages(
 			uint32_t e = s->block[i].leaf->entry[page];
 			if (!is_unpacked(s, e, batch))
 				continue;
-			const struct client *owner =
-				s->held[entry_value(e) >> HELD_SLOT_BITS]->owner;
+			struct client *owner = s->held[entry_value(e) >> HELD_SLOT_BITS]->owner;
+			owner->rows_name_staging = true;
 			to[n++] = (struct row_page){
 				.addr = (s->block[i].number << BLOCK_SHIFT) + page * PAGE_SIZE,
 				.owner = owner->id,
@@ -85,7 +86,8 @@ int row_unpack(struct client *c, const void *bytes, uint32_t length,
 			return -EBADMSG;
 		space_region_add(&c->space, g.start, g.end);
 	}
-	c->zapped_clock = head.zapped;
+	if (c->zapped_clock < head.zapped)
+		c->zapped_clock = head.zapped;
 	c->failed = head.flags & ROW_FAILED;
 	*ret_pages = (const struct row_page *)(const void *)at;
 	*ret_count = head.pages;

@@ -132,7 +132,7 @@ static struct leaf *leaf_begin(struct graveyard *g, struct leaf *leaf)
 	memset(leaf, 0, sizeof(*leaf));
 	atomic_init(&leaf->refs, 1);
 	leaf->id = atomic_fetch_add(&g->next_id, 1);
-	leaf->dirty = true;
+	atomic_store(&leaf->dirty, true);
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
 }
@@ -462,11 +462,11 @@ void space_set(
 	int held = (entry_state(entry) == PAGE_HELD) - (entry_state(old) == PAGE_HELD);
 	leaf->held = (uint16_t)(leaf->held + held);
 	s->held_pages += (uint64_t)(int64_t)held;
-	/* Rows name blobs, so only a change of what is out concerns them; of what becomes HELD, the
-	 * blobs are known when they are written (rule 9). */
+	/* Rows name blobs, so only a change of what is out concerns them; of what becomes HELD,
+	 * the blobs are known when they are written (rule 9). */
 	if (entry_blob(old) != entry_blob(entry) ||
 		(entry_state(old) != entry_state(entry) && (is_out(old) || is_out(entry)))) {
-		leaf->dirty = true;
+		atomic_store(&leaf->dirty, true);
 		struct block *b = block_at(s, number);
 		if (b && b->leaf == leaf)
 			block_changed(s, b);
@@ -494,7 +494,7 @@ void space_row_outdated(struct space *s, uint64_t number)
 	/* A leaf of several is nobody's to mark; it is written when one of them changes it. */
 	if (!b || atomic_load(&b->leaf->refs) > 1)
 		return;
-	b->leaf->dirty = true;
+	atomic_store(&b->leaf->dirty, true);
 	block_changed(s, b);
 }
 

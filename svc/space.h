@@ -89,11 +89,11 @@ static inline blob_t entry_blob(uint32_t e)
 
 struct leaf {
 	_Atomic uint32_t refs;
-	bool dirty;    /* differs from its index row, or has none. Changed with the entries */
-	uint16_t out;  /* entries HELD or STORED */
-	uint16_t held; /* of these, HELD */
-	uint64_t id;   /* of the index row, never used twice */
-	struct leaf *next; /* graveyard */
+	_Atomic bool dirty; /* differs from its index row, or has none */
+	uint16_t out;	    /* entries HELD or STORED */
+	uint16_t held;	    /* of these, HELD */
+	uint64_t id;	    /* of the index row, never used twice */
+	struct leaf *next;  /* graveyard */
 	uint32_t entry[BLOCK_PAGES];
 };
 

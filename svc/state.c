@@ -236,6 +236,7 @@ struct state_record *state_add(struct state *s, const struct state_record *r)
 	struct state_record *to = &s->record[i];
 	fill(to, r, id);
 	atomic_store(&to->released, 0);
+	atomic_store(&to->told, 0);
 	atomic_store(&to->joined, atomic_load(&r->joined));
 	if (i == top)
 		atomic_store(&s->top, top + 1);

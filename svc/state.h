@@ -43,10 +43,12 @@ struct state_record {
 	_Atomic uint32_t joined; /* it has all of the below; a forked child has only uffd and
 				    journal before */
 	_Atomic uint32_t released;
+	_Atomic uint32_t told; /* its agent knows that it is the client's */
 	int32_t journal;
 #define X(name) int32_t name;
 	STATE_FDS(X)
 #undef X
+	uint32_t reserved0;
 	uint64_t parent, family;
 	uint64_t birth_check; /* of id, parent, family */
 	/* From here on what an agent brought. */
@@ -59,7 +61,7 @@ struct state_record {
 	uint64_t born_ms, min_age_ms;
 	char exe[256], policy[64];
 	uint64_t join_check; /* of id and all from pid on */
-	char pad[16];
+	char pad[8];
 };
 _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 
@@ -72,7 +74,9 @@ struct state {
 	_Atomic uint32_t numbers_gone;	  /* 1: descriptors' numbers are an earlier service's */
 	_Atomic uint32_t kept;		  /* 1: the service ended, and nothing was given back */
 	uint32_t mounted;		  /* 1: the tmpfs is the service's to unmount */
-	char pad[512 - 40];
+	/* Ids up to here were given out. Journals name children by them that are gone. */
+	_Atomic uint64_t last_id;
+	char pad[512 - 48];
 	struct state_record record[STATE_RECORDS];
 };
 

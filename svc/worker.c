@@ -164,17 +164,17 @@ void worker_drop_client(struct worker *w, struct client *c)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
 
-	worker_table_remove(w, c);
+	/* First: whoever finds its leaves dead finds it there, and its rows go with theirs. */
+	worker_table_end(w, c);
 
 	/* An eviction that is under way finds an empty space. */
 	pthread_mutex_lock(&c->gate);
 	/* Forks of its that were read live on. */
 	birth_pass_on(c);
 	sequence_flush(c);
-	/* First: whoever finds its leaves dead finds it here, and its rows go with theirs. */
-	evictor_forget(w->evictor, c);
 	space_done(&c->space);
 	space_init(&c->space, &w->graveyard);
+	atomic_store(&c->dropped, true);
 	pthread_mutex_unlock(&c->gate);
 	atomic_fetch_add(&w->past_faults, atomic_load(&c->faults));
 	atomic_fetch_add(&w->past_evicted, atomic_load(&c->pages_evicted));
@@ -185,7 +185,7 @@ void worker_drop_client(struct worker *w, struct client *c)
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	client_unref(c);
+	evictor_forget(w->evictor, atomic_load(&c->indexed));
 }
 
 /* ---- the end of clients ---- */
@@ -692,7 +692,10 @@ static void worker_close(struct worker *w)
 	readers_stop(w->readers);
 	for (size_t i = 0; i < w->client_count; i++)
 		client_unref(w->client[i]);
+	for (size_t i = 0; i < w->ended_count; i++)
+		client_unref(w->ended[i]);
 	free(w->client);
+	free(w->ended);
 	free(w->place);
 	for (struct leaf *l = w->store ? graveyard_take(&w->graveyard) : NULL, *next; l;
 		l = next) {

@@ -74,7 +74,10 @@ struct worker {
 	pthread_mutex_t lock;	/* protects the rest up to the counters */
 	struct client **client; /* owned references */
 	size_t client_count, client_room;
-	uint64_t next_client_id;
+	/* Owned references: programs that have ended, while rows name them or children could be
+	 * told only by them. */
+	struct client **ended;
+	size_t ended_count, ended_room;
 	struct client **place; /* by place, borrowed from client[]; NULL = free */
 	size_t place_count;
 
@@ -125,6 +128,8 @@ void worker_watch_client(struct worker *w, struct client *c);
 void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
+/* The same with those that have ended, as of one moment. For the index. */
+int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret_count);
 size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
 /* For a walk over all from *at = 0 on: a reference, or NULL at the end. Needs no memory. Who
  * comes meanwhile may be missed. */
@@ -135,8 +140,10 @@ struct client *worker_by_id(struct worker *w, uint64_t id);	  /* a reference, or
 struct client *worker_by_token(struct worker *w, uint64_t token); /* a reference, or NULL */
 struct client *worker_find(struct worker *w, pid_t pid);	  /* a reference, or NULL */
 
-/* For publish and drop: the table takes the caller's reference, and lets go of it unused. */
+/* For publish, drop and the index: a client is added with the caller's reference, goes over to
+ * those that have ended, and is let go of. There is no moment when it is in neither. */
 void worker_table_add(struct worker *w, struct client *c);
-void worker_table_remove(struct worker *w, struct client *c);
+void worker_table_end(struct worker *w, struct client *c);
+void worker_table_forget(struct worker *w, struct client *c);
 
 #endif

@@ -13,7 +13,7 @@ enum { PLACE_BITS = 24 /* of a client's token: 16 million at once */ };
 struct client *worker_new_client(struct worker *w, int uffd)
 {
 	pthread_mutex_lock(&w->lock);
-	uint64_t id = ++w->next_client_id;
+	uint64_t id = atomic_fetch_add(&w->state->last_id, 1) + 1;
 	pthread_mutex_unlock(&w->lock);
 	struct client *c = client_new(w, id, uffd);
 	(void)journal_new(
@@ -79,32 +79,56 @@ static void take_place(struct worker *w, struct client *c)
 	c->token = c->id << PLACE_BITS | i;
 }
 
+/* Under the lock: room for one more. */
+static void make_room(struct client ***list, size_t count, size_t *room)
+{
+	while (count == *room) {
+		size_t wanted = *room ? *room * 2 : 64;
+		struct client **more = realloc(*list, wanted * sizeof(struct client *));
+		if (!more)
+			continue;
+		*list = more;
+		*room = wanted;
+	}
+}
+
 void worker_table_add(struct worker *w, struct client *c)
 {
 	pthread_mutex_lock(&w->lock);
-	while (w->client_count == w->client_room) {
-		size_t room = w->client_room ? w->client_room * 2 : 64;
-		struct client **more = realloc(w->client, room * sizeof(struct client *));
-		if (more) {
-			w->client = more;
-			w->client_room = room;
-		}
-	}
+	make_room(&w->client, w->client_count, &w->client_room);
 	w->client[w->client_count++] = c;
 	take_place(w, c);
 	pthread_mutex_unlock(&w->lock);
 }
 
-void worker_table_remove(struct worker *w, struct client *c)
+static bool take_out(struct client **list, size_t *count, const struct client *c)
+{
+	for (size_t i = 0; i < *count; i++)
+		if (list[i] == c) {
+			list[i] = list[--*count];
+			return true;
+		}
+	return false;
+}
+
+void worker_table_end(struct worker *w, struct client *c)
 {
 	pthread_mutex_lock(&w->lock);
-	for (size_t i = 0; i < w->client_count; i++)
-		if (w->client[i] == c) {
-			w->client[i] = w->client[--w->client_count];
-			w->place[c->token & ((1U << PLACE_BITS) - 1)] = NULL;
-			break;
-		}
+	if (take_out(w->client, &w->client_count, c)) {
+		w->place[c->token & ((1U << PLACE_BITS) - 1)] = NULL;
+		make_room(&w->ended, w->ended_count, &w->ended_room);
+		w->ended[w->ended_count++] = c;
+	}
 	pthread_mutex_unlock(&w->lock);
+}
+
+void worker_table_forget(struct worker *w, struct client *c)
+{
+	pthread_mutex_lock(&w->lock);
+	bool had = take_out(w->ended, &w->ended_count, c);
+	pthread_mutex_unlock(&w->lock);
+	if (had)
+		client_unref(c);
 }
 
 struct client *worker_by_token(struct worker *w, uint64_t token)
@@ -121,13 +145,13 @@ struct client *worker_by_token(struct worker *w, uint64_t token)
 	return c;
 }
 
-int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+static int copy_clients(struct worker *w, bool ended, struct client ***ret, size_t *ret_count)
 {
 	pthread_mutex_lock(&w->lock);
-	size_t count = w->client_count;
+	size_t count = w->client_count + (ended ? w->ended_count : 0);
 	struct client **copy = malloc((count ? count : 1) * sizeof(struct client *));
 	for (size_t i = 0; copy && i < count; i++) {
-		copy[i] = w->client[i];
+		copy[i] = i < w->client_count ? w->client[i] : w->ended[i - w->client_count];
 		client_ref(copy[i]);
 	}
 	pthread_mutex_unlock(&w->lock);
@@ -136,6 +160,16 @@ int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
 	*ret = copy;
 	*ret_count = count;
 	return 0;
+}
+
+int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
+{
+	return copy_clients(w, false, ret, ret_count);
+}
+
+int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret_count)
+{
+	return copy_clients(w, true, ret, ret_count);
 }
 
 size_t worker_count_user(struct worker *w, uid_t uid)

@@ -85,7 +85,7 @@ evict_fully
 # ---- and what is there can't be read: nothing is begun, nothing is lost ----
 both_die
 # The second record, of which it is whose child it is (state.h).
-printf x | dd of="$LARDER_RUNTIME_DIR/store/state" bs=1 seek=$((512 + 512 + 56)) conv=notrunc status=none
+printf x | dd of="$LARDER_RUNTIME_DIR/store/state" bs=1 seek=$((512 + 512 + 64)) conv=notrunc status=none
 code=0
 timeout 60 "$build/svc/larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
 	2>"$work/refuse.out" || code=$?

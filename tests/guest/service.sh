@@ -25,11 +25,15 @@ guest_run() {
 
 # What the service thinks of it, and where its threads are, before it is ended.
 guest_hangs() {
-	local task
+	local process task
+	larder status || true
 	larder status "$client_pid" || true
-	for task in /proc/"$client_pid"/task/*; do
-		echo "${task##*/}: $(tr '\n' ' ' <"$task/syscall") $(cat "$task/wchan")"
-	done
+	for process in /proc/[0-9]*; do
+		[ "$(readlink "$process/exe")" = "$work/bin/larder-guest" ] || continue
+		for task in "$process"/task/*; do
+			echo "$task: $(cat "$task/comm") $(tr '\n' ' ' <"$task/syscall") $(cat "$task/wchan")"
+		done
+	done 2>/dev/null
 	kill -9 "$client_pid" 2>/dev/null || true
 } >>"$work/client.out" 2>&1
 

@@ -113,6 +113,12 @@ int indexer_flush(struct pager *p, struct client *c, struct batch *b)
 	return 0;
 }
 
+int indexer_forget_staging(struct pager *p, struct client *owner)
+{
+	(void)p, (void)owner;
+	return 0;
+}
+
 void codec_pool_run(struct codec_pool *p, unsigned count, codec_fn *fn, void *arg)
 {
 	struct batch *b = arg;
