@@ -507,11 +507,11 @@ static void end_when_done(struct loop *l)
 	l->stop = true;
 }
 
-void worker_end(struct worker *w, enum worker_end how)
+void control_stop(struct worker *w, bool keep)
 {
 	int before = WORKER_GOES_ON;
 
-	atomic_compare_exchange_strong(&w->end, &before, how);
+	atomic_compare_exchange_strong(&w->end, &before, keep ? WORKER_KEEPS : WORKER_RESTORES);
 	worker_kick(w);
 }
 

@@ -109,8 +109,6 @@ uint64_t worker_now_ms(void);
  * everything is left as it is: the process ends, and clients wait for another. */
 int worker_run(const struct worker_options *o);
 
-/* The service is to end, unless it does already. Any thread. */
-void worker_end(struct worker *w, enum worker_end how);
 /* The main thread looks for clients that are gone. Any thread. */
 void worker_kick(struct worker *w);
 /* A client has deferred faults: a reader tries again, at the latest in delay_ns. Any thread. */
