@@ -41,13 +41,6 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	return c;
 }
 
-void client_unneeded(struct client *c, blob_t blob)
-{
-	space_make_room((void **)&c->unneeded, c->unneeded_count, &c->unneeded_room,
-		sizeof(*c->unneeded));
-	c->unneeded[c->unneeded_count++] = blob;
-}
-
 void client_ref(struct client *c)
 {
 	atomic_fetch_add(&c->refs, 1);

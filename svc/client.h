@@ -80,6 +80,7 @@ struct client {
 	_Atomic bool retry;   /* it has faults or events that wait for a reader's timer */
 	/* Under the gate: */
 	struct journal *journal; /* owned; NULL: no descriptor was left for it */
+	struct region restoring; /* was about to be put back when the worker died (recover.h) */
 	struct replay *replay;	 /* while the journal is read again (recover.h), else NULL */
 	struct space space;
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
@@ -144,9 +145,6 @@ static inline enum client_state client_state(const struct client *c)
 {
 	return (enum client_state)atomic_load(&c->state);
 }
-
-/* Gate held: nobody needs this blob of the client any more, but a row may name it. */
-void client_unneeded(struct client *c, blob_t blob);
 
 /* False when it has none, or its agent has ended. Stopped or frozen is alive. */
 static inline bool client_agent_alive(const struct client *c)

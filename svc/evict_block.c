@@ -17,6 +17,7 @@
 #include "pager.h"
 #include "points.h"
 #include "settle.h"
+#include "space_internal.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -80,9 +81,7 @@ static void hold(
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (!(res->moved[i / 64] >> i % 64 & 1))
 			continue;
-		blob_t unneeded = entry_blob(leaf->entry[i]);
-		if (unneeded != BLOB_NONE)
-			client_unneeded(c, unneeded);
+		graveyard_add_blob(c->space.graveyard, entry_blob(leaf->entry[i]));
 		space_set(&c->space, b->number, leaf, i,
 			entry_make(PAGE_HELD, tag << HELD_SLOT_BITS | i));
 		b->moved[i / 64] |= 1ULL << i % 64;

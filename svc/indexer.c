@@ -52,7 +52,9 @@ static void collect_unneeded(struct client *c, struct leaf *leaf)
 		uint32_t e = leaf->entry[i];
 		if (entry_state(e) == PAGE_STORED || entry_blob(e) == BLOB_NONE)
 			continue;
-		client_unneeded(c, entry_blob(e));
+		space_make_room((void **)&c->unneeded, c->unneeded_count, &c->unneeded_room,
+			sizeof(*c->unneeded));
+		c->unneeded[c->unneeded_count++] = entry_blob(e);
 		leaf->entry[i] = e & ~ENTRY_VALUE;
 	}
 }
@@ -274,6 +276,10 @@ static void finish_client(struct pager *p, const struct taken *taken, bool commi
 	gate_lock(c);
 	if (!committed) {
 		mark_all_dirty(c);
+		/* The leaf that named one may die before its row is written anew. */
+		for (size_t i = 0; i < c->unneeded_count; i++)
+			graveyard_add_blob(c->space.graveyard, c->unneeded[i]);
+		c->unneeded_count = 0;
 	} else {
 		for (size_t i = 0; i < c->unneeded_count; i++)
 			store_unref(p->worker->store, c->unneeded[i]);
@@ -385,14 +391,21 @@ static void free_leaf(struct worker *w, struct leaf *leaf)
 	leaf_free(&w->graveyard, leaf);
 }
 
-/* Their rows are gone, or they wait for the next time. */
-static void bury(struct worker *w, struct leaf *dead, bool committed)
+/* Their rows are gone, or they wait for the next time. True: some wait that need not have:
+ * single blobs, for the row that names one was written anew, or its leaf has died since: then
+ * it goes with the next transaction. */
+static bool bury(struct worker *w, struct leaf *dead, bool committed)
 {
+	bool waits = false;
+
 	while (dead) {
 		struct leaf *next = dead->next;
-		if (committed) {
+		bool blobs = atomic_load(&dead->refs) > 0;
+		if (committed && (!blobs || dead->waited)) {
 			free_leaf(w, dead);
 		} else {
+			waits |= committed;
+			dead->waited = committed;
 			pthread_mutex_lock(&w->graveyard.lock);
 			dead->next = w->graveyard.first;
 			w->graveyard.first = dead;
@@ -400,6 +413,7 @@ static void bury(struct worker *w, struct leaf *dead, bool committed)
 		}
 		dead = next;
 	}
+	return waits;
 }
 
 /* ---- all ---- */
@@ -482,7 +496,7 @@ static void forget_all(const struct txn *t)
 /* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
  * something to write (an mremap carried it, a fork shared it). So where one is left out, the
  * dead wait. */
-static int flush_all_once(struct pager *p, struct leaf *dead)
+static int flush_all_once(struct pager *p, struct leaf *dead, bool *ret_waits)
 {
 	struct worker *w = p->worker;
 	struct txn t = {.p = p};
@@ -507,7 +521,7 @@ static int flush_all_once(struct pager *p, struct leaf *dead)
 	}
 	txn_done(&t);
 	if (r != -EAGAIN)
-		bury(w, dead, r == 0 && !any_left_out);
+		*ret_waits = bury(w, dead, r == 0 && !any_left_out);
 	return r;
 }
 
@@ -528,15 +542,19 @@ static void leave_none_out(struct worker *w, bool *ret_any)
 
 static int flush_all(struct pager *p, bool *ret_any_left_out)
 {
-	/* First, so that what made them die is among what is written now. */
-	struct leaf *dead = graveyard_take(&p->worker->graveyard);
-	int r;
+	bool waits = true;
+	int r = 0;
 
-	/* Each time one more is left out. */
-	do {
-		r = flush_all_once(p, dead);
-	} while (r == -EAGAIN);
-	leave_none_out(p->worker, ret_any_left_out);
+	for (int i = 0; i < 2 && r == 0 && waits; i++) {
+		/* First, so that what made them die is among what is written now. */
+		struct leaf *dead = graveyard_take(&p->worker->graveyard);
+		waits = false;
+		/* Each time one more is left out. */
+		do {
+			r = flush_all_once(p, dead, &waits);
+		} while (r == -EAGAIN);
+		leave_none_out(p->worker, ret_any_left_out);
+	}
 	return r;
 }
 

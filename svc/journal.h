@@ -69,6 +69,11 @@ enum journal_event {
 	 * link has their bytes. For those to whom they belong too, should the owner's memory be
 	 * gone. */
 	JOURNAL_MOVED,
+	/* What is out of [a, b) is about to be put back, in a child without an agent. Unless
+	 * the next follows, it is to be done again. */
+	JOURNAL_RESTORING,
+	/* The child has [a, b), part of that or none. */
+	JOURNAL_RESTORED,
 };
 
 struct journal;

@@ -140,6 +140,23 @@ static void made_resident(struct client *c, uint64_t addr, uint64_t bytes)
 		space_set_state(&c->space, a, PAGE_RESIDENT);
 }
 
+/* Of a child without an agent nobody can tell later what it has, and it can lose a page without
+ * an event (guards, and memory that is wiped on fork, after shim_touch_in_child). So before
+ * anybody goes on who waited for it, it is written down. */
+static int copy_in(
+	struct client *c, uint64_t addr, const void *from, uint64_t len, uint64_t *ret_done)
+{
+	if (c->pagemap >= 0)
+		return uffd_copy(c->uffd, addr, from, len, ret_done);
+	journal_add(c->journal, JOURNAL_RESTORING, addr, addr + len, 0, 0);
+	int r = uffd_copy_asleep(c->uffd, addr, from, len, ret_done);
+	journal_add(c->journal, JOURNAL_RESTORED, addr,
+		addr + *ret_done + (r == -EEXIST ? PAGE_SIZE : 0), 0, 0);
+	if (*ret_done > 0)
+		uffd_wake(c->uffd, addr, *ret_done);
+	return r;
+}
+
 int pager_restore(
 	struct pager *p, struct client *c, uint64_t addr, unsigned pages, unsigned *ret_pages)
 {
@@ -165,7 +182,7 @@ int pager_restore(
 	if (n == 0)
 		return r;
 	point(POINT_fetch);
-	r = uffd_copy(c->uffd, addr, p->buffer, n * PAGE_SIZE, &done);
+	r = copy_in(c, addr, p->buffer, n * PAGE_SIZE, &done);
 	if (r == -EEXIST) {
 		/* It is there, though recorded as out. What the client has, wins (rule 10). */
 		atomic_fetch_add(&c->blocks_recovered, 1);

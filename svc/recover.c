@@ -23,6 +23,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+enum { RESTORE_TRIES = 1000 /* of a ms, each */ };
+
 /* ---- descriptors ---- */
 
 static bool waits_in(const struct state_record *r, int fd)
@@ -272,8 +274,7 @@ void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slo
 	uint64_t number = addr >> BLOCK_SHIFT;
 	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
 	struct leaf *leaf = space_leaf(&c->space, number);
-	if (entry_blob(leaf->entry[page]) != BLOB_NONE)
-		client_unneeded(c, entry_blob(leaf->entry[page]));
+	graveyard_add_blob(c->space.graveyard, entry_blob(leaf->entry[page]));
 	space_set(&c->space, number, leaf, page,
 		entry_make(PAGE_HELD, (unsigned)tag << HELD_SLOT_BITS | slot));
 	if (!batch_has(b, slot)) {
@@ -505,6 +506,50 @@ static void wake_all(const struct client *c)
 			strerror(-r));
 }
 
+/* Was the page put back or not? Now it is: before anybody goes on who waited for it. */
+static void restore_again(struct pager *p, struct client *c)
+{
+	struct region g = c->restoring;
+	int r = 0;
+
+	c->restoring = (struct region){0, 0};
+	for (int i = 0; i < RESTORE_TRIES && g.start < g.end && r != -ESRCH; i++) {
+		unsigned pages = (unsigned)((g.end - g.start) / PAGE_SIZE), done = 0;
+		gate_lock(c);
+		r = pager_drain(p, c);
+		bool out = entry_out(space_entry(&c->space, g.start));
+		if (r == 0 && out && !c->birth && !space_in_doubt(&c->space))
+			r = pager_restore(p, c, g.start, pages, &done);
+		else if (r == 0 && out)
+			r = -EAGAIN;
+		gate_unlock(p, c);
+		g.start += r == -EAGAIN ? 0 : done > 0 ? done * PAGE_SIZE : PAGE_SIZE;
+		if (r == -EAGAIN)
+			usleep(1000);
+	}
+	if (g.start >= g.end || r == -ESRCH)
+		return;
+	c->failed = true;
+	log_error("client %llu (%s): page 0x%llx can't be put back; none of its faults is "
+		  "answered",
+		(unsigned long long)c->id, c->exe, (unsigned long long)g.start);
+}
+
+static void restore_all_again(struct worker *w, struct client **client, size_t count)
+{
+	struct pager p;
+	bool any = false;
+
+	for (size_t i = 0; i < count; i++)
+		any |= client[i]->restoring.end > 0;
+	while (any && pager_init(&p, w) < 0)
+		usleep(1000);
+	for (size_t i = 0; any && i < count; i++)
+		restore_again(&p, client[i]);
+	if (any)
+		pager_done(&p);
+}
+
 void recover_resume(struct worker *w)
 {
 	struct client **client;
@@ -512,6 +557,7 @@ void recover_resume(struct worker *w)
 
 	while (worker_clients(w, &client, &count) < 0)
 		usleep(1000);
+	restore_all_again(w, client, count);
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
 		int r = readers_add(w->readers, c);

@@ -198,6 +198,14 @@ static void note_answer(struct replay *p, const struct uffd_msg *m)
 		(struct birth_answer){m->arg.reserved.reserved1, m->reserved3 != 0};
 }
 
+static void replay_restored(struct client *c, uint64_t start, uint64_t end)
+{
+	c->restoring = (struct region){0, 0};
+	for (uint64_t addr = start; addr < end; addr += PAGE_SIZE)
+		if (entry_out(space_entry(&c->space, addr)))
+			space_set_state(&c->space, addr, PAGE_RESIDENT);
+}
+
 static void replay_own(struct replay *p, const struct uffd_msg *m)
 {
 	struct client *c = p->client;
@@ -236,6 +244,13 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 		break;
 	case JOURNAL_MOVED:
 		replay_moved(p, m);
+		break;
+	case JOURNAL_RESTORING:
+		c->restoring =
+			(struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
+		break;
+	case JOURNAL_RESTORED:
+		replay_restored(c, m->arg.reserved.reserved1, m->arg.reserved.reserved2);
 		break;
 	}
 }

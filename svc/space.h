@@ -94,6 +94,7 @@ struct leaf {
 	uint16_t held;	    /* of these, HELD */
 	uint64_t id;	    /* of the index row, never used twice */
 	struct leaf *next;  /* graveyard */
+	bool waited;	    /* there: one transaction has passed (indexer.c) */
 	uint32_t entry[BLOCK_PAGES];
 };
 

@@ -63,7 +63,8 @@ static uint64_t next_step(int r, uint64_t step, uint64_t left)
 	return 0;
 }
 
-int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done)
+static int copy_in(int fd, uint64_t start, const void *from, uint64_t len, uint64_t mode,
+	uint64_t *ret_done)
 {
 	uint64_t step = len;
 	int r = 0;
@@ -73,7 +74,8 @@ int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *
 		uint64_t left = len - *ret_done;
 		struct uffdio_copy copy = {.dst = start + *ret_done,
 			.src = (uintptr_t)from + *ret_done,
-			.len = left < step ? left : step};
+			.len = left < step ? left : step,
+			.mode = mode};
 		r = call(fd, UFFDIO_COPY, &copy);
 		r = outcome(r, copy.copy, copy.len, ret_done);
 		if (r >= 0)
@@ -83,6 +85,16 @@ int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *
 			return r;
 	}
 	return 0;
+}
+
+int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done)
+{
+	return copy_in(fd, start, from, len, 0, ret_done);
+}
+
+int uffd_copy_asleep(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done)
+{
+	return copy_in(fd, start, from, len, UFFDIO_COPY_MODE_DONTWAKE, ret_done);
 }
 
 int uffd_zero(int fd, uint64_t start, uint64_t len, uint64_t *ret_done)

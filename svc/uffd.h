@@ -29,6 +29,9 @@ int uffd_protect(int fd, uint64_t start, uint64_t len, bool on);
  * 0 when all are. -EAGAIN: an event is in flight; -EEXIST: the page at start + *ret_done
  * exists; -ENOENT: no registered mapping there; -ESRCH: the address space is gone; -ENOMEM. */
 int uffd_copy(int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done);
+/* The same, and who waits there goes on waiting. */
+int uffd_copy_asleep(
+	int fd, uint64_t start, const void *from, uint64_t len, uint64_t *ret_done);
 /* The same with the shared zero page: costs no memory until it is written to. */
 int uffd_zero(int fd, uint64_t start, uint64_t len, uint64_t *ret_done);
 

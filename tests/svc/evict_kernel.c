@@ -139,11 +139,6 @@ void client_unref(struct client *c)
 	(void)c;
 }
 
-void client_unneeded(struct client *c, blob_t b)
-{
-	(void)c, (void)b;
-}
-
 void store_ref(struct store *s, blob_t b)
 {
 	(void)s, (void)b;

@@ -220,11 +220,6 @@ void client_unref(struct client *c)
 	(void)c;
 }
 
-void client_unneeded(struct client *c, blob_t blob)
-{
-	(void)c, (void)blob;
-}
-
 uint64_t worker_now_ms(void)
 {
 	return 0;
