@@ -22,6 +22,7 @@ enum {
 	ORDER_MIN = 7,
 	/* 32 MiB: the index was not written for minutes of events. */
 	ORDER_MAX = 20,
+	OWN_MAX = 32, /* events of ours, some of them not yet */
 };
 #define MAGIC 0x6c6e726a7264726cULL /* "lrdrjrnl" */
 
@@ -174,7 +175,7 @@ static void wipe_room(struct journal *j)
 static bool is_event(uint8_t event)
 {
 	return (event >= UFFD_EVENT_PAGEFAULT && event <= UFFD_EVENT_UNMAP) ||
-	       (event >= JOURNAL_ANSWER && event <= JOURNAL_MOVED);
+	       (event >= JOURNAL_ANSWER && event < JOURNAL_ANSWER + OWN_MAX);
 }
 
 static int adopt(struct journal *j)
