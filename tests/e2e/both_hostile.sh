@@ -20,7 +20,9 @@ hostile_start() { # NAME [COMMAND...]
 # python_start NAME: 16 MiB, and their sum when a line comes.
 python_start() {
 	mkfifo -m 666 "$work/home/$1"
-	exec {open}<>"$work/home/$1" # for as long as we are
+	# For as long as we are.
+	# shellcheck disable=SC2034
+	exec {open}<>"$work/home/$1"
 	client_start /usr/bin/python3 -c '
 import hashlib, sys
 keep = [b"".join(b"%08d" % i for i in range(1 << 17)) for _ in range(16)]
