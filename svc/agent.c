@@ -21,7 +21,8 @@ enum {
 	/* Between two orders of one batch the service needs some 10 to 30 us; a sleep and a
 	 * wake-up cost 50 us when the CPU has gone idle, so it pays to look a little longer. */
 	SPIN_ROUNDS = 3000,
-	KEPT_FDS = 5,
+	KEPT_FDS = 6,
+	POLLED_FDS = 4,
 };
 
 #if defined(__x86_64__)
@@ -226,7 +227,7 @@ static void agent_wait(const struct agent *a, struct pollfd *fds)
 	atomic_store(&head->asleep, 1);
 	/* An order that was posted before `asleep` could be seen is found here. */
 	if (atomic_load(&head->seq) == atomic_load(&head->done_seq))
-		RAWCALL(SYS_ppoll, fds, KEPT_FDS - 1, 0, 0, 0, 0);
+		RAWCALL(SYS_ppoll, fds, POLLED_FDS, 0, 0, 0, 0);
 	atomic_store(&head->asleep, 0);
 	if (fds[0].revents & POLLIN)
 		RAWCALL(SYS_read, a->doorbell, rung, sizeof(rung), 0, 0, 0);
@@ -239,7 +240,8 @@ int agent_main(void *arg)
 	struct agent *a = arg;
 
 	a->pidfd = (int)RAWCALL(SYS_pidfd_open, a->program, 0, 0, 0, 0, 0);
-	int keep[KEPT_FDS] = {a->uffd, a->socket, a->doorbell, a->exec_pipe, a->pidfd};
+	int keep[KEPT_FDS] = {
+		a->uffd, a->socket, a->doorbell, a->link_fd, a->exec_pipe, a->pidfd};
 
 	close_others(keep, KEPT_FDS);
 	/* Signals to the program's process group or terminal aren't for us. */
@@ -251,7 +253,7 @@ int agent_main(void *arg)
 	if ((!a->join && send_ready(a) < 0) || install_filter(a) < 0)
 		agent_exit();
 
-	struct pollfd fds[KEPT_FDS - 1] = {{a->doorbell, POLLIN, 0}, {a->pidfd, POLLIN, 0},
+	struct pollfd fds[POLLED_FDS] = {{a->doorbell, POLLIN, 0}, {a->pidfd, POLLIN, 0},
 		{a->exec_pipe, 0, 0}, {a->socket, 0, 0}};
 	for (;;) {
 		agent_wait(a, fds);
@@ -270,7 +272,7 @@ int agent_main(void *arg)
 		}
 		if (fds[3].revents)
 			fds[3].fd = -1; /* service gone: stay, we keep the uffd open */
-		for (int i = 0; i < KEPT_FDS - 1; i++)
+		for (int i = 0; i < POLLED_FDS; i++)
 			fds[i].revents = 0;
 		run_orders(a);
 	}

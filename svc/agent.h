@@ -32,9 +32,11 @@ struct agent {
 	struct link *link;
 	uint64_t staging;
 	uint64_t bell;
-	pid_t program;		    /* as the shim sees it */
-	pid_t pid;		    /* our own, from our midwife; -1: there is none */
-	int uffd, socket, doorbell; /* owned by the agent: its descriptor table is a copy */
+	pid_t program; /* as the shim sees it */
+	pid_t pid;     /* our own, from our midwife; -1: there is none */
+	/* Owned by the agent: its descriptor table is a copy. link_fd is kept for another
+	 * service, should this one die (protocol.h). */
+	int uffd, socket, doorbell, link_fd;
 	int exec_pipe; /* read end; the program holds the only write end, close-on-exec */
 	int pidfd;     /* of the program; owned */
 	/* Of a forked child, whose agent connects by itself; else NULL. */

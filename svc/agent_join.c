@@ -169,8 +169,8 @@ static int introduce(struct agent *a, int *ret_device, bool *ret_adopt)
 	a->doorbell = fds[WELCOME_FD_DOORBELL];
 	*ret_device = fds[WELCOME_FD_DEVICE];
 	*ret_adopt = welcome.bell_page != 0;
-	r = map_link(a, fds[WELCOME_FD_LINK]);
-	RAWCALL(SYS_close, fds[WELCOME_FD_LINK], 0, 0, 0, 0, 0);
+	a->link_fd = fds[WELCOME_FD_LINK];
+	r = map_link(a, a->link_fd);
 	return r < 0 ? r : place_bell(a, welcome.bell_page);
 }
 

@@ -236,6 +236,22 @@ static int choose_policy(
 	return r;
 }
 
+/* The agent's end as one that can write, too: for whoever has that, the pipe is never without
+ * a writer, so it outlives the service, and another one rings at it (comeback.h). Opened, not
+ * duplicated: its flags are its own. */
+static int keep_pipe_open(int *fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
+	int both = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (both < 0)
+		return -errno;
+	close(*fd);
+	*fd = both;
+	return 0;
+}
+
 static int link_new(struct attachment *a)
 {
 	int fd = memfd_create("larder-link", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -262,7 +278,7 @@ static int link_new(struct attachment *a)
 		return -errno;
 	a->bell_read = ends[0];
 	a->doorbell = ends[1];
-	return 0;
+	return keep_pipe_open(&a->bell_read);
 }
 
 static int send_welcome(struct worker *w, const struct attachment *a)

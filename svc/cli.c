@@ -13,6 +13,7 @@ static const struct cli_command commands[] = {
 	{"release", "PID | --all", 1, 1, CLI_JSON | CLI_ALL, cli_release,
 		"put everything back"},
 	{"reload", "", 0, 0, 0, cli_reload, "have the service read its configuration again"},
+	{"stop", "", 0, 0, CLI_KEEP, cli_stop, "end the service, when all is put back"},
 	{"doctor", "[PID]", 0, 1, CLI_JSON | CLI_CONFIG, cli_doctor,
 		"say what prevents eviction, here or of one process, and what helps"},
 	{"check-config", "FILE", 1, 1, 0, cli_check_config,

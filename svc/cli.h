@@ -28,13 +28,14 @@ enum {
 	CLI_HELP = 1 << 4,
 	CLI_CONFIG = 1 << 5,
 	CLI_ALL = 1 << 6,
+	CLI_KEEP = 1 << 7,
 };
 
 struct cli {
 	const char *runtime_dir; /* --runtime-dir, or NULL */
 	const char *policy;	 /* --policy, or NULL */
 	const char *config;	 /* --config, or NULL */
-	bool no_inherit, json, all, help;
+	bool no_inherit, json, all, keep, help;
 	char **operands; /* what is left, NULL-terminated */
 	int operand_count;
 };
@@ -54,6 +55,7 @@ int cli_status(const struct cli *cli);
 int cli_evict(const struct cli *cli);
 int cli_release(const struct cli *cli);
 int cli_reload(const struct cli *cli);
+int cli_stop(const struct cli *cli);
 int cli_doctor(const struct cli *cli);
 int cli_check_config(const struct cli *cli);
 int cli_dump_config(const struct cli *cli);

@@ -1,10 +1,11 @@
-/* Orders to the service: evict, release, reload. */
+/* Orders to the service: evict, release, reload, stop. */
 #include "cli_http.h"
 
 #include <inttypes.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { CELL = 40 };
+enum { CELL = 40, LOOK_NS = 50000000 };
 
 static char *pages_text(uint64_t pages, char *text)
 {
@@ -122,6 +123,32 @@ int cli_reload(const struct cli *cli)
 		return CLI_FAILED;
 	char text[500];
 	puts(cli_clean(cli_json_text(o, "message"), text, sizeof(text)));
+	json_object_put(o);
+	return CLI_OK;
+}
+
+/* Returns when nobody answers any more, so that the next service can be started. */
+int cli_stop(const struct cli *cli)
+{
+	const struct timespec pause = {.tv_nsec = LOOK_NS};
+	struct json_object *o = cli_ask(cli, "GET", "/v1/status"); /* is there one? */
+	char why[600];
+	long status;
+	if (!o)
+		return CLI_FAILED;
+	json_object_put(o);
+	o = cli_try(cli, "POST", cli->keep ? "/v1/stop/keep" : "/v1/stop", &status, why,
+		sizeof(why));
+	/* It may be gone before its answer is. */
+	if (!o && status != 0) {
+		cli_error("%s", why);
+		return CLI_FAILED;
+	}
+	for (status = 1; status != 0;) {
+		json_object_put(o);
+		nanosleep(&pause, NULL);
+		o = cli_try(cli, "GET", "/v1/status", &status, why, sizeof(why));
+	}
 	json_object_put(o);
 	return CLI_OK;
 }

@@ -19,6 +19,8 @@ static const struct cli_option {
 	{CLI_NO_INHERIT, "--no-inherit", NULL, offsetof(struct cli, no_inherit),
 		"leave the program's children alone"},
 	{CLI_ALL, "--all", NULL, offsetof(struct cli, all), "all programs; only root may"},
+	{CLI_KEEP, "--keep", NULL, offsetof(struct cli, keep),
+		"put nothing back: programs wait for the next larderd, which takes them over"},
 	{CLI_JSON, "--json", NULL, offsetof(struct cli, json),
 		"print JSON: what the service answered, or was found"},
 	{CLI_CONFIG, "--config", "FILE", offsetof(struct cli, config),

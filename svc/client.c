@@ -40,7 +40,6 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	atomic_init(&c->state, CLIENT_ATTACHING);
 	pthread_mutex_init(&c->gate, NULL);
 	space_init(&c->space, &w->graveyard);
-	(void)journal_new(&c->journal); /* without it, it is only not found again */
 	return c;
 }
 
@@ -59,6 +58,7 @@ void client_unref(struct client *c)
 	birth_free(c);
 	free(c->waiting);
 	journal_free(c->journal);
+	journal_remove(c->worker->store_dir, c->id);
 	space_done(&c->space);
 	for (size_t i = 0; i < c->unneeded_count; i++)
 		store_unref(c->worker->store, c->unneeded[i]);

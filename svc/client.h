@@ -116,6 +116,7 @@ struct client {
 	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
 	 */
 	uint64_t ended_ms;
+	enum { KEPT_NOT, KEPT_HELD, KEPT_STUCK } kept; /* at the end (keep.h): the gate */
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */
@@ -136,7 +137,7 @@ struct client {
 #undef X
 };
 
-/* Never NULL: waits for memory, as a fork can't be refused. One reference. */
+/* Never NULL: waits for memory, as a fork can't be refused. One reference, and no journal. */
 struct client *client_new(struct worker *w, uint64_t id, int uffd);
 void client_ref(struct client *c);
 void client_unref(struct client *c); /* the last one frees; not with the gate held */

@@ -86,6 +86,10 @@ struct release_all_result {
  * nothing got on for ten seconds. */
 int control_release_all(struct worker *w, struct release_all_result *ret);
 
+/* worker.c. The service ends: as on SIGTERM, or, keep, without giving anything back: programs wait for
+ * another one (keep.h). Returns at once. */
+void control_stop(struct worker *w, bool keep);
+
 /* reload.c. Reads the config file again and takes all of it over or, on failure, nothing.
  * message says for people what changed, or the file, line and reason; the log has both, with a
  * line for each setting that changed. */

@@ -327,8 +327,7 @@ bool doctor_check_oom_score(struct doctor *d)
 	}
 	doctor_warn(d,
 		"the service's oom_score_adj is %d: when memory runs out the kernel may end "
-		"it, "
-		"and programs wait for ever",
+		"it, and programs wait until it is started again",
 		score);
 	doctor_remedy(d, "OOMScoreAdjust=-900 in the unit, or CAP_SYS_RESOURCE");
 	return true;

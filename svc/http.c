@@ -353,6 +353,26 @@ static void post_reload(struct request *req)
 		answer(req, report_reload(message));
 }
 
+static void stop(struct request *req, bool keep)
+{
+	if (!req->privileged) {
+		answer_error(req, MHD_HTTP_FORBIDDEN, "only root may end the service");
+		return;
+	}
+	control_stop(req->h->w, keep);
+	answer(req, report_stop(keep));
+}
+
+static void post_stop(struct request *req)
+{
+	stop(req, false);
+}
+
+static void post_keep(struct request *req)
+{
+	stop(req, true);
+}
+
 /* Routes */
 
 #define PID "PID" /* stands for a process id in a path */
@@ -368,6 +388,8 @@ static const struct route {
 	{"POST", "/v1/clients/" PID "/release", post_release},
 	{"POST", "/v1/release", post_release_all},
 	{"POST", "/v1/reload", post_reload},
+	{"POST", "/v1/stop", post_stop},
+	{"POST", "/v1/stop/keep", post_keep},
 };
 
 static bool parse_pid(const char *text, size_t length, pid_t *ret)

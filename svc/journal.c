@@ -1,13 +1,16 @@
 #include "journal.h"
 #include "cleanup.h"
+#include "log.h"
 #include "points.h"
 #include "pulse.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,8 +29,9 @@ enum {
 	READ_MAX = 16,
 	POSITION_BITS = 48,
 };
-#define MAGIC 0x326e726a7264726cULL /* "lrdrjrn2" */
-#define LOST  0x74736f6c74736f6cULL /* "lostlost" */
+#define MAGIC	  0x326e726a7264726cULL /* "lrdrjrn2" */
+#define ELSEWHERE UINT64_MAX
+#define LOST	  0x74736f6c74736f6cULL /* "lostlost" */
 
 static_assert(ENTRY == 32 && ENTRY << ORDER_MIN == HEAD, "the first ring follows the head");
 
@@ -37,6 +41,10 @@ struct head {
 	_Atomic uint64_t order;
 	_Atomic uint64_t begin; /* with a sum above POSITION_BITS */
 	_Atomic uint64_t lost;	/* 0 or LOST */
+	uint64_t id;		/* the client's */
+	/* ELSEWHERE: it goes on in memory, and this file is old. Anything but 0 is taken for
+	 * it. */
+	_Atomic uint64_t elsewhere;
 };
 
 struct journal {
@@ -143,24 +151,89 @@ static int map_all(struct journal *j, size_t bytes)
 
 /* ---- begin and end ---- */
 
-int journal_new(struct journal **ret)
+#define NAME "journal."
+
+static void path_of(char *path, size_t size, const char *dir, uint64_t id)
+{
+	snprintf(path, size, "%s/" NAME "%llu", dir, (unsigned long long)id);
+}
+
+/* A head in a file of that many bytes, which is mapped. */
+static int make(struct journal *j, int fd, uint64_t id)
+{
+	if (fd < 0)
+		return -errno;
+	j->fd = fd;
+	int r = map_all(j, bytes_for(ORDER_MIN));
+	if (r < 0) {
+		j->fd = -1;
+		close(fd);
+		return r;
+	}
+	j->head->id = id;
+	atomic_store(&j->head->order, with_complement(ORDER_MIN));
+	atomic_store(&j->head->begin, with_sum(0));
+	/* Last: before, it is nobody's. */
+	atomic_signal_fence(memory_order_release);
+	*(volatile uint64_t *)&j->head->magic = MAGIC;
+	return 0;
+}
+
+static int make_named(struct journal *j, const char *dir, uint64_t id)
+{
+	char path[600];
+
+	path_of(path, sizeof(path), dir, id);
+	unlink(path); /* of one that a worker had no time to record */
+	int r = make(
+		j, open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600), id);
+	if (r < 0)
+		unlink(path);
+	return r;
+}
+
+int journal_new(struct journal **ret, const char *dir, uint64_t id)
 {
 	struct journal *j = calloc(1, sizeof(*j));
-	int r;
 
 	if (!j)
 		return -ENOMEM;
-	j->fd = memfd_create("larder-journal", MFD_CLOEXEC);
-	r = j->fd < 0 ? -errno : map_all(j, bytes_for(ORDER_MIN));
+	j->fd = -1;
+	int r = dir ? make_named(j, dir, id) : -ENOENT;
+	if (r < 0)
+		r = make(j, memfd_create("larder-journal", MFD_CLOEXEC), id);
 	if (r < 0) {
 		journal_free(j);
 		return r;
 	}
-	j->head->magic = MAGIC;
-	atomic_store(&j->head->order, with_complement(ORDER_MIN));
-	atomic_store(&j->head->begin, with_sum(0));
 	*ret = j;
 	return 0;
+}
+
+void journal_remove(const char *dir, uint64_t id)
+{
+	char path[600];
+
+	if (!dir)
+		return;
+	path_of(path, sizeof(path), dir, id);
+	unlink(path);
+}
+
+void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t id), void *arg)
+{
+	DIR *d = opendir(dir);
+
+	for (struct dirent *e; d && (e = readdir(d));) {
+		char *end;
+		if (strncmp(e->d_name, NAME, strlen(NAME)) != 0)
+			continue;
+		uint64_t id = strtoull(e->d_name + strlen(NAME), &end, 10);
+		if (*end == '\0' && (!wanted || !wanted(arg, id)))
+			journal_remove(dir, id);
+	}
+	if (d)
+		closedir(d);
 }
 
 /* ---- another worker's ---- */
@@ -292,6 +365,63 @@ int journal_adopt(struct journal **ret, int fd)
 	return 0;
 }
 
+static int bad(char why[JOURNAL_WHY], int error, const char *what)
+{
+	snprintf(why, JOURNAL_WHY, "%s", what);
+	return error;
+}
+
+static int look_at_file(int fd, uint64_t id, char why[JOURNAL_WHY])
+{
+	struct stat st;
+	struct head head;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_mode & (S_IRWXG | S_IRWXO))
+		return bad(
+			why, -EBADMSG, "it is no file that only larderd's user may write to");
+	if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || head.magic != MAGIC)
+		return bad(why, -EBADMSG, "it is no journal");
+	if (head.id != id)
+		return bad(why, -EBADMSG, "it is another client's");
+	if (atomic_load(&head.elsewhere))
+		return bad(why, -ESTALE,
+			"the store had no room for it, so it went on in memory, and is lost");
+	return 0;
+}
+
+int journal_open(const char *dir, uint64_t id, char why[JOURNAL_WHY])
+{
+	char path[600];
+	struct journal *j;
+
+	why[0] = '\0';
+	path_of(path, sizeof(path), dir, id);
+	int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ELOOP ? bad(why, -EBADMSG, "it is a symbolic link") : -errno;
+	int r = look_at_file(fd, id, why);
+	/* The rest is looked at as it is read. The descriptor is the caller's again. */
+	int own = r < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (r == 0 && own < 0)
+		r = -errno;
+	if (r == 0) {
+		r = journal_adopt(&j, own);
+		if (r == 0)
+			journal_free(j);
+		else
+			close(own);
+		if (r == -EBADMSG)
+			bad(why, r, "it is cut off or damaged");
+	}
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
 void journal_free(struct journal *j)
 {
 	if (!j)
@@ -328,6 +458,57 @@ static int grow(struct journal *j)
 	return 0;
 }
 
+/* The same in memory, under the same number, for all who know that. First the file says that it
+ * is left behind: a service that finds it afterwards must not believe it. A worker that dies in
+ * between leaves it to the next, for which it is as good as before. */
+static int move_to_memory(struct journal *j)
+{
+	struct journal to = {.fd = memfd_create("larder-journal", MFD_CLOEXEC)};
+	uint64_t order = order_of(j);
+
+	if (to.fd < 0)
+		return -errno;
+	int r = map_all(&to, bytes_for(order));
+	if (r < 0) {
+		close(to.fd);
+		return r;
+	}
+	memcpy(to.head, j->head, bytes_for(order));
+	atomic_store(&j->head->elsewhere, ELSEWHERE);
+	_cleanup_fd_ int old = fcntl(j->fd, F_DUPFD_CLOEXEC, 0);
+	if (dup3(to.fd, j->fd, O_CLOEXEC) < 0)
+		r = -errno;
+	close(to.fd);
+	if (r < 0) {
+		munmap(to.head, to.bytes);
+		return r;
+	}
+	munmap(j->head, j->bytes);
+	j->head = to.head;
+	j->bytes = to.bytes;
+	if (old >= 0 && ftruncate(old, HEAD) < 0) /* it takes room that others need */
+		log_debug("a journal: %s", strerror(errno));
+	log_warn("the store has no room for client %llu's journal: it goes on in memory; "
+		 "should both processes of the service die now, that client is lost",
+		(unsigned long long)j->head->id);
+	return 0;
+}
+
+static bool is_in_memory(const struct journal *j)
+{
+	struct stat st;
+	return fstat(j->fd, &st) == 0 && st.st_nlink == 0;
+}
+
+static int enlarge(struct journal *j)
+{
+	int r = grow(j);
+
+	if (r == -ENOSPC && !is_in_memory(j) && (r = move_to_memory(j)) == 0)
+		r = grow(j);
+	return r;
+}
+
 static uint64_t room(const struct journal *j)
 {
 	return ring_size(j) - 1 - (j->end - begin_of(j));
@@ -352,7 +533,7 @@ static void make_room(struct journal *j, unsigned count)
 		if (order_of(j) == ORDER_MAX) {
 			atomic_store(&j->head->lost, LOST);
 			drop_before(j, j->end);
-		} else if (grow(j) < 0) {
+		} else if (enlarge(j) < 0) {
 			pulse_wait_for_memory();
 		}
 	}
@@ -415,6 +596,12 @@ const struct uffd_msg *journal_at(const struct journal *j, uint64_t position)
 {
 	assert(position >= journal_begin(j) && position < j->end);
 	return entry_at(j, position);
+}
+
+void journal_set_fork(struct journal *j, uint64_t position, int ufd)
+{
+	assert(position >= journal_begin(j) && position < j->end);
+	entry_at(j, position)->arg.fork.ufd = (__u32)ufd;
 }
 
 void journal_trim(struct journal *j, uint64_t position)

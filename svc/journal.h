@@ -1,8 +1,8 @@
 /* What was told about a client, and what was found out about it, since its rows in the index
  * were written last: with both, another worker knows what this one knew (DESIGN rule 10).
  *
- * A ring of entries of the kernel's own form (struct uffd_msg, 32 bytes) in a memfd that
- * outlives the worker, for the keeper shares its descriptors:
+ * A ring of entries of the kernel's own form (struct uffd_msg, 32 bytes) in a file beside the
+ * store, named by its client's id, so that it outlives the service:
  *
  *   offset 0      4096                              2^n * 32        2^(n+1) * 32
  *          [ head ][ (rings that became too small)  ][ 2^n entries   ]
@@ -18,6 +18,10 @@
  * Each entry and each field of the head has a sum: that of an entry lies in the bytes 1 to 3,
  * which the kernel leaves zero, from the moment when we have read it. So of an event that was
  * damaged, or of one that vanished, no page is served (rule 8).
+ *
+ * Where the file system has no room for it, or none to grow, it goes on in a memfd. That
+ * outlives the worker, for the keeper shares its descriptors, but not the service; the file, if
+ * there is one, says so.
  *
  * Invariants:
  *  1. entries of [begin, end) have an event; all others of the ring are zeros, but for those of
@@ -78,8 +82,17 @@ enum journal_event {
 
 struct journal;
 
-/* 0, -ENOMEM, -EMFILE, ... */
-int journal_new(struct journal **ret);
+/* dir/journal.ID, in place of any that is there; dir NULL: in memory only. 0, -ENOMEM, -EMFILE,
+ * ... */
+int journal_new(struct journal **ret, const char *dir, uint64_t id);
+/* The file of a service that is gone. The descriptor, for journal_adopt; -ENOENT: there is
+ * none. -EBADMSG: it isn't this client's journal, or is damaged; -ESTALE: it went on in memory:
+ * `why` tells in words. */
+enum { JOURNAL_WHY = 160 };
+int journal_open(const char *dir, uint64_t id, char why[JOURNAL_WHY]);
+void journal_remove(const char *dir, uint64_t id); /* dir NULL is fine */
+/* Of files whose client `wanted` doesn't want; NULL: all. */
+void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t id), void *arg);
 /* Of a worker that is gone. Takes fd, on success. -EBADMSG: it is none, or damaged. */
 int journal_adopt(struct journal **ret, int fd);
 void journal_free(struct journal *j); /* closes it; NULL is fine */
@@ -102,6 +115,8 @@ uint64_t journal_begin(const struct journal *j);
 uint64_t journal_end(const struct journal *j);
 /* The entry at a position in [begin, end). */
 const struct uffd_msg *journal_at(const struct journal *j, uint64_t position);
+/* A FORK there is about this descriptor from now on. */
+void journal_set_fork(struct journal *j, uint64_t position, int ufd);
 /* The rows say all before position. */
 void journal_trim(struct journal *j, uint64_t position);
 /* It became too long, and what it said before begin is lost: until the next trim nothing can be

@@ -96,8 +96,9 @@ static unsigned pause_of(const struct watch *w)
 static void pass_on(pid_t worker, struct state *state, int signal)
 {
 	/* For the next one, should this one die before it has heard of it. */
+	uint32_t none = 0;
 	if (signal != SIGHUP)
-		atomic_store(&state->ending, 1);
+		atomic_compare_exchange_strong(&state->ending, &none, state->end_by_signal);
 	kill(worker, signal);
 }
 
@@ -119,14 +120,6 @@ static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set, str
 		say_alive(w);
 		end_if_hangs(w, pid);
 	}
-}
-
-static bool any_client(const struct state *s)
-{
-	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
-		if (atomic_load(&s->record[i].id) != 0)
-			return true;
-	return false;
 }
 
 static void say(int status, unsigned pause_ms)
@@ -165,7 +158,7 @@ int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
 		watch.watchdog = (struct watchdog){0};
 		pid_t pid = start_worker(work, arg, again);
 		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set, &watch);
-		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !any_client(state)))
+		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !state_any(state)))
 			return WEXITSTATUS(status);
 		uint64_t since = atomic_load(&state->serves_since_ms);
 		pause_ms = since != 0 && now_ms() - since >= SERVED_MS ? 0 : longer(pause_ms);

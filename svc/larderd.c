@@ -1,5 +1,6 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
+#include "comeback.h"
 #include "kernel.h"
 #include "keeper.h"
 #include "log.h"
@@ -37,6 +38,7 @@ static const struct row {
 } rows[] = {
 	{'c', "config", "FILE", "settings (default: " SETTINGS_PATH " if it exists)"},
 	{'r', "runtime-dir", "DIR", "sockets and store (default: " DEFAULT_RUNTIME_DIR ")"},
+	{'k', "keep", NULL, "SIGTERM gives nothing back: programs wait for the next larderd"},
 	{'d', "debug", NULL, "log more"},
 	{OPTION_DUMP_CONFIG, "dump-config", NULL,
 		"print every setting as a larder.conf, and end"},
@@ -107,6 +109,9 @@ static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump
 		case 'r':
 			o->runtime_dir = optarg;
 			break;
+		case 'k':
+			o->keep = true;
+			break;
 		case 'd':
 			log_setup(LOG_DEBUG);
 			break;
@@ -159,7 +164,7 @@ static int work(void *arg, bool again)
 {
 	struct worker_options o = *(const struct worker_options *)arg;
 
-	o.again = again;
+	o.again = again || atomic_load(&o.state->numbers_gone);
 	self_lock_memory();
 	return worker_run(&o) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
@@ -177,6 +182,8 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	}
 	r = runtime_open(rt, o->runtime_dir, settings_store_limit(c));
 	config_free(c);
+	if (r == 0)
+		r = comeback_open(&o->state, rt->store, rt->mounted, &rt->left);
 	/* Anybody may knock: who may attach or ask is decided by who knocks. */
 	if (r == 0)
 		r = o->stats_fd =
@@ -193,15 +200,20 @@ static int serve(struct worker_options *o)
 	int code = EXIT_FAILURE;
 
 	o->runtime = &rt;
-	o->state = state_new();
-	struct pulses *pulses = o->state ? pulse_new() : NULL;
+	struct pulses *pulses = pulse_new();
 	if (!pulses) {
-		log_error("the table of clients: %s", strerror(errno));
+		log_error("what the worker's threads are at: %s", strerror(errno));
 	} else if (open_runtime(&rt, o) == 0) {
+		o->state->end_by_signal = o->keep ? WORKER_KEEPS : WORKER_RESTORES;
 		pulse_use(pulses); /* the workers', which are forked from here */
 		o->notify_fd = notify_open();
 		code = keeper_run(o->state, pulses, o->notify_fd, work, o);
+		rt.left = atomic_load(&o->state->kept) != 0;
+		rt.mounted = o->state->mounted;
 	}
+	if (o->state && !rt.left)
+		comeback_close(o->state, rt.store);
+	/* Its mapping holds the file system. */
 	runtime_close(&rt);
 	return code;
 }

@@ -1,13 +1,15 @@
 /* Messages on attach.sock (SOCK_SEQPACKET), one exchange a program start:
  *
  *   shim    -> HELLO              who wants in (the kernel says which process)
- *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, doorbell (the
- *                                   reading end of a pipe: an order is posted)
+ *   service -> WELCOME            + descriptors: /dev/userfaultfd, link memfd, doorbell (a
+ *                                   pipe, to be read: an order is posted)
  *   agent   -> READY              + descriptor: the userfaultfd
  *
  * or the service says REFUSED, or just closes: the program is not managed. The socket then
  * stays with the agent; its end tells the service that the agent is gone, and the agent that
- * the service is.
+ * the service is. It keeps the userfaultfd, the link's memfd and the doorbell: another service
+ * fetches them there and goes on, without a word of the agent's (comeback.h). An agent of an
+ * older shim has closed the memfd.
  *
  * A forked child is looked after already: the kernel gave the service a userfaultfd of its
  * memory. Its agent, which connects by itself, asks for that:

@@ -104,7 +104,9 @@ static void map_link(struct client *c)
 
 	if (map == MAP_FAILED) {
 		/* Served, and nothing is taken from it. */
-		log_warn("client %d (%s): its link: %s", (int)c->pid, c->exe, strerror(errno));
+		if (c->link_fd >= 0) /* else it was said (comeback.c) */
+			log_warn("client %d (%s): its link: %s", (int)c->pid, c->exe,
+				strerror(errno));
 		c->agent_pid = 0;
 		return;
 	}
@@ -294,12 +296,13 @@ int recover_staging(struct client *c, uint8_t *ret)
 	return r == 0 && pagemap_alive(c->pagemap) ? 0 : -ESRCH;
 }
 
-/* Is it there, or was it there when the owner's memory went? Then the link has it. */
+/* Is it there, or was it there when the owner's memory went? Then the link has it; and where
+ * that is gone too, nobody has it (recover_hold fails whose page it is). */
 static bool in_staging(struct client *owner, unsigned slot)
 {
 	uint8_t here[LINK_SLOTS];
 
-	return owner->link && (recover_staging(owner, here) < 0 || here[slot] != PAGE_NONE);
+	return !owner->link || recover_staging(owner, here) < 0 || here[slot] != PAGE_NONE;
 }
 
 static int load_client(struct recovery *r, struct client *c, const struct store_client *row)

@@ -279,12 +279,18 @@ static void how_far(const struct release *r, char *text, size_t size)
 		r->waits ? "; waiting for room: add swap, or end programs" : "");
 }
 
-void release_begin(struct release *r, struct worker *w)
+void release_begin(struct release *r, struct worker *w, bool children)
 {
 	struct release_left left;
 	char text[200];
 
-	*r = (struct release){.worker = w, .said_ms = worker_now_ms()};
+	*r = (struct release){.worker = w, .children = children, .said_ms = worker_now_ms()};
+	if (children) {
+		log_info("ending: programs keep what is out for the next larderd; their "
+			 "children without an agent get theirs back");
+		notify_stopping("ending: programs wait for the next larderd");
+		return;
+	}
 	release_left(w, &left);
 	say_what(w, &left);
 	how_far(r, text, sizeof(text));
@@ -295,7 +301,7 @@ static void say_how_far(struct release *r)
 {
 	char text[200];
 
-	if (worker_now_ms() - r->said_ms < SAY_MS)
+	if (r->children || worker_now_ms() - r->said_ms < SAY_MS)
 		return;
 	r->said_ms = worker_now_ms();
 	how_far(r, text, sizeof(text));
@@ -311,7 +317,7 @@ static void step_client(struct release *r, struct pager *p, struct client *c)
 	gate_lock(c);
 	bool any = has_any(c);
 	gate_unlock(p, c);
-	if (!any || client_state(c) == CLIENT_GONE)
+	if (!any || client_state(c) == CLIENT_GONE || (r->children && c->link))
 		return;
 	r->some = true;
 	int e = release_slice(p, c, &t);

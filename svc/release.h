@@ -34,12 +34,14 @@ struct release {
 	struct worker *worker;	    /* borrowed */
 	size_t at;		    /* in the walk over all, which is a round */
 	bool some, got_on, no_room; /* what this round has met so far */
+	bool children;		    /* only of those that have no agent: all others keep it */
 	bool alone;		    /* no eviction was under way as this round began */
 	bool waits;		    /* the last round met no room, and that was said */
 	uint64_t said_ms;	    /* when the log was told how far it is */
 	uint64_t since_house;	    /* bytes restored since the store was asked to shrink */
 };
-void release_begin(struct release *r, struct worker *w); /* tells the log what will be done */
+/* Tells the log what will be done. children: see struct release. */
+void release_begin(struct release *r, struct worker *w, bool children);
 /* One slice of one client. True: nothing is out, and nothing registered any more. Else
  * *ret_wait_ms is for how long another would be of no use. */
 bool release_step(struct release *r, struct pager *p, unsigned *ret_wait_ms);

@@ -287,7 +287,8 @@ static void replay_journal(struct recovery *r, struct client *c)
 		p.first = c->row_clock;
 	p.taken = space_alloc(p.end - p.first + 1);
 	memset(p.taken, 0, p.end - p.first + 1);
-	p.staging_gone = c->link && recover_staging(c, p.staging) < 0;
+	/* Without a link nobody has what staging had, which recover_hold says. */
+	p.staging_gone = !c->link || recover_staging(c, p.staging) < 0;
 	c->replay = &p;
 	for (p.at = p.first; p.at < p.end; p.at++) {
 		const struct uffd_msg m = *journal_at(c->journal, p.at);

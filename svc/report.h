@@ -16,6 +16,7 @@ char *report_evict(pid_t pid, const struct evict_result *result);
 char *report_release(pid_t pid, const struct release_result *result);
 char *report_release_all(const struct release_all_result *result);
 char *report_reload(const char *message);
+char *report_stop(bool keep);
 char *report_error(const char *message);
 
 char *report_metrics(

@@ -226,6 +226,14 @@ char *report_reload(const char *message)
 	return text_of(o);
 }
 
+char *report_stop(bool keep)
+{
+	struct json_object *o = json_object_new_object();
+	json_object_object_add(o, "stopping", json_object_new_boolean(1));
+	json_object_object_add(o, "keep", json_object_new_boolean(keep));
+	return text_of(o);
+}
+
 char *report_error(const char *message)
 {
 	struct json_object *o = json_object_new_object();

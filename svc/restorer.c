@@ -32,7 +32,7 @@ struct restorer {
 	_Atomic bool released;
 	/* Under the lock: */
 	struct client *first, **last; /* owned references; first come, first served */
-	bool releasing, stop;
+	bool releasing, children, stop;
 };
 
 static void rest(long ns)
@@ -155,7 +155,7 @@ static void release_next(struct restorer *r)
 	unsigned wait_ms;
 
 	if (!r->release.worker)
-		release_begin(&r->release, r->worker);
+		release_begin(&r->release, r->worker, r->children);
 	if (release_step(&r->release, &r->pager, &wait_ms)) {
 		atomic_store(&r->released, true);
 		point(POINT_all_back);
@@ -179,10 +179,12 @@ static void *restorer_main(void *arg)
 	return NULL;
 }
 
-void restorer_release_all(struct restorer *r)
+void restorer_release_all(struct restorer *r, bool children)
 {
 	pthread_mutex_lock(&r->lock);
 	r->releasing = true;
+	r->children = children;
+	atomic_store(&r->released, false);
 	pthread_cond_signal(&r->work);
 	pthread_mutex_unlock(&r->lock);
 }

@@ -163,9 +163,11 @@ int runtime_open(struct runtime *ret, const char *dir, uint64_t size_bytes)
 
 void runtime_close(struct runtime *r)
 {
-	if (r->mounted && umount2(r->store, 0) < 0)
+	bool ours = r->mounted && !r->left;
+
+	if (ours && umount2(r->store, 0) < 0)
 		log_warn("%s: %s; left mounted", r->store, strerror(errno));
-	if (r->mounted)
+	if (ours)
 		rmdir(r->store);
 	if (r->lock_fd >= 0)
 		close(r->lock_fd);

@@ -11,6 +11,7 @@ struct runtime {
 	int lock_fd;	 /* owned: one larderd a directory */
 	char store[512]; /* path of the store's directory */
 	bool mounted;	 /* by us: ours to unmount */
+	bool left;	 /* what is in it is another larderd's to go on with: it stays */
 };
 
 /* Makes the directory, takes its lock and mounts the store's tmpfs unless one is mounted there.

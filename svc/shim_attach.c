@@ -417,6 +417,7 @@ static void after_fork(void)
 	pid_t agent = agent_start(&area, (struct agent){.uffd = -1,
 						 .socket = -1,
 						 .doorbell = -1,
+						 .link_fd = -1,
 						 .exec_pipe = pipe_read,
 						 .join = &lineage.join,
 						 .page = shim_page});
@@ -464,6 +465,7 @@ static void take_over(int socket_fd, const int *fds)
 				       .uffd = uffd,
 				       .socket = socket_fd,
 				       .doorbell = fds[WELCOME_FD_DOORBELL],
+				       .link_fd = fds[WELCOME_FD_LINK],
 				       .exec_pipe = pipe_read}) > 0) {
 		fill_page(page, &area);
 		page->bell = area.bell;

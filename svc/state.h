@@ -1,13 +1,16 @@
-/* What of each client outlives a worker: who it is, and the numbers of its descriptors, which
- * the keeper has too (keeper.h). A table in memory that keeper and workers share; an
- * administrator never sees it.
+/* What of each client outlives a worker, and the service: who it is, and the numbers of its
+ * descriptors, which the keeper has too (keeper.h). A table in a file beside the store, mapped
+ * by keeper and workers; root's alone, as the store is.
  *
  *   free -> filled -> used   [state_add: the id is stored last]
  *   used -> free             [state_remove: before its descriptors are closed]
  *
  * So whatever is closed, or may be closed by now and another file, isn't in it. A record
  * belongs to its client: the calls that change one are made where the client's fields are
- * changed. */
+ * changed.
+ *
+ * When keeper and worker are gone, the numbers of descriptors mean nothing any more; all else
+ * holds, and says where another service finds such descriptors again (comeback.h). */
 #ifndef LARDER_STATE_H
 #define LARDER_STATE_H
 
@@ -16,9 +19,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define STATE_FILE "state"
 enum {
 	STATE_RECORDS = 65536, /* clients at once */
-	STATE_VERSION = 1,
+	STATE_VERSION = 2,
+	STATE_WHY = 256,
 };
 
 /* Descriptors of a client; -1 = none. The names are struct client's. */
@@ -39,43 +44,59 @@ struct state_record {
 				    journal before */
 	_Atomic uint32_t released;
 	_Atomic uint32_t told; /* its agent knows that it is the client's */
-	uint32_t reserved;
-	uint64_t parent, family;
-	int32_t pid, agent_pid;
-	uint32_t uid;
 	int32_t journal;
 #define X(name) int32_t name;
 	STATE_FDS(X)
 #undef X
-	int32_t spare;
+	uint32_t reserved0;
+	uint64_t parent, family;
+	uint64_t birth_check; /* of id, parent, family */
+	/* From here on what an agent brought. */
+	int32_t pid, agent_pid;
+	uint32_t uid, reserved;
+	/* Inode numbers, which no other file or process of this boot has: of both processes (by
+	 * their pidfds), and of what the agent keeps open. */
+	uint64_t pid_inode, agent_inode, uffd_inode, link_inode, doorbell_inode;
 	uint64_t staging, bell;
 	uint64_t born_ms, min_age_ms;
 	char exe[256], policy[64];
-	char pad[64];
+	uint64_t join_check; /* of id and all from pid on */
+	char pad[8];
 };
 _Static_assert(sizeof(struct state_record) == 512, "a page has eight");
 
 struct state {
 	uint64_t magic;
 	uint32_t version;
-	_Atomic uint32_t ending;	  /* 1: everything is being given back */
+	_Atomic uint32_t ending;	  /* enum worker_end: at it */
 	_Atomic uint64_t serves_since_ms; /* CLOCK_MONOTONIC, of this worker; 0: not yet */
 	_Atomic uint32_t top;		  /* records below it were used at some time */
+	_Atomic uint32_t numbers_gone;	  /* 1: descriptors' numbers are an earlier service's */
+	_Atomic uint32_t kept;		  /* 1: the service ended, and nothing was given back */
+	uint32_t mounted;		  /* 1: the tmpfs is the service's to unmount */
+	uint32_t end_by_signal;		  /* enum worker_end: what SIGTERM asks for */
+	uint32_t spare;
 	/* Ids up to here were given out. Journals name children by them that are gone. */
 	_Atomic uint64_t last_id;
-	char pad[512 - 40];
+	char pad[512 - 56];
 	struct state_record record[STATE_RECORDS];
 };
 
-/* Shared with what is forked from now on; NULL: no memory. */
-struct state *state_new(void);
+/* Makes dir/state, in place of any that is there. Shared with what is forked from now on. 0, or
+ * negative errno. */
+int state_new(struct state **ret, const char *dir);
+/* The one that an earlier service left. -ENOENT: there is none. -EBADMSG: it isn't one, or is
+ * damaged; -EPROTONOSUPPORT: another version's: `why` tells in words, and it stays as it is. */
+int state_load(struct state **ret, const char *dir, char why[STATE_WHY]);
+void state_unmap(struct state *s);
 
-/* A copy of r in the table, counted once it is whole. NULL: STATE_RECORDS clients are there.
- * One call at a time. */
+/* A copy of r in the table, counted once it is whole. NULL: STATE_RECORDS clients are there, or
+ * the file system has no room for one more. One call at a time. */
 struct state_record *state_add(struct state *s, const struct state_record *r);
 /* What an agent brought: counted when it is whole. */
 void state_join(struct state_record *to, const struct state_record *r);
 void state_remove(struct state_record *r); /* NULL is fine */
+bool state_any(const struct state *s);	   /* is there a client in it? */
 
 /* Is this descriptor one of a client's? */
 bool state_has_fd(const struct state *s, int fd);

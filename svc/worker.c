@@ -3,8 +3,10 @@
 #include "birth.h"
 #include "cleanup.h"
 #include "closer.h"
+#include "comeback.h"
 #include "evictor.h"
 #include "http.h"
+#include "keep.h"
 #include "log.h"
 #include "maps.h"
 #include "notify.h"
@@ -80,8 +82,8 @@ struct loop {
 	struct handshake handshake[ATTACHMENTS_MAX];
 	size_t handshakes;
 	uint64_t next_id;
-	bool deaf;   /* the attach socket isn't listened to */
-	bool ending; /* all is being given back */
+	bool deaf;		/* the attach socket isn't listened to */
+	enum worker_end ending; /* told to, and at it */
 	bool stop;
 };
 
@@ -137,12 +139,18 @@ void worker_publish_client(struct worker *w, struct client *c)
 	client_unref(c);
 }
 
+/* What tells of the agent's end. One that was another service's has no socket to this one. */
+static int agent_end(const struct client *c)
+{
+	return c->socket >= 0 ? c->socket : c->agent_pidfd;
+}
+
 void worker_watch_client(struct worker *w, struct client *c)
 {
 	int r = 0;
 
-	if (c->socket >= 0)
-		r = watch(w, c->socket, EPOLLIN, source(SOURCE_AGENT, c->id));
+	if (agent_end(c) >= 0)
+		r = watch(w, agent_end(c), EPOLLIN, source(SOURCE_AGENT, c->id));
 	if (r == 0 && c->pidfd >= 0)
 		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
 	if (r < 0)
@@ -152,8 +160,8 @@ void worker_watch_client(struct worker *w, struct client *c)
 
 void worker_drop_client(struct worker *w, struct client *c)
 {
-	if (c->socket >= 0)
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+	if (agent_end(c) >= 0)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
 	if (c->pidfd >= 0)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
@@ -307,12 +315,12 @@ static void on_agent(struct worker *w, uint64_t id)
 	if (!c)
 		return;
 	/* All it ever says is that its exec pipe hung up. */
-	if (attach_discard(c->socket)) {
+	if (c->socket >= 0 && attach_discard(c->socket)) {
 		end_if_execed(c);
 	} else {
 		/* The agent is gone; the program mostly too. If not, it is served, but no more
 		 * is taken. */
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->socket, NULL);
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
 		c->agent_pid = 0;
 		look_after(w, c);
 	}
@@ -476,21 +484,40 @@ static void say_it_goes_on(struct worker *w)
 		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
 }
 
-/* Faults are answered and programs looked after until the restorer is done. Where clients are
- * to be kept for the next service, this is the place to end without it. */
-static void begin_end(struct loop *l)
+/* Faults are answered and programs looked after until the restorer is done. */
+static void begin_end(struct loop *l, enum worker_end how)
 {
 	if (l->ending) {
 		say_it_goes_on(l->w);
 		return;
 	}
-	l->ending = true;
+	l->ending = how;
 	point(POINT_end);
-	atomic_store(&l->w->state->ending, 1);
+	atomic_store(&l->w->state->ending, how);
 	point(POINT_end_told);
 	admit_nobody(l);
 	evictor_end_evictions(l->w->evictor);
-	restorer_release_all(l->w->restorer);
+	restorer_release_all(l->w->restorer, how == WORKER_KEEPS);
+}
+
+static void end_when_done(struct loop *l)
+{
+	if (!l->ending || !restorer_released(l->w->restorer))
+		return;
+	if (l->ending == WORKER_KEEPS && !keep_hold(l->w)) {
+		/* A program has forked meanwhile. */
+		restorer_release_all(l->w->restorer, true);
+		return;
+	}
+	l->stop = true;
+}
+
+void control_stop(struct worker *w, bool keep)
+{
+	int before = WORKER_GOES_ON;
+
+	atomic_compare_exchange_strong(&w->end, &before, keep ? WORKER_KEEPS : WORKER_RESTORES);
+	worker_kick(w);
 }
 
 static void on_signal(struct loop *l)
@@ -500,7 +527,7 @@ static void on_signal(struct loop *l)
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo != SIGHUP) {
-			begin_end(l);
+			begin_end(l, l->w->keep ? WORKER_KEEPS : WORKER_RESTORES);
 			continue;
 		}
 		/* The file system may be slow, and is the administrator's. */
@@ -532,7 +559,9 @@ static void dispatch(struct loop *l, uint64_t data)
 	case SOURCE_KICK:
 		drain_counter(l->w->kick_fd);
 		sweep_and_arm(l->w);
-		l->stop = l->ending && restorer_released(l->w->restorer);
+		if (atomic_load(&l->w->end) && !l->ending)
+			begin_end(l, (enum worker_end)atomic_load(&l->w->end));
+		end_when_done(l);
 		break;
 	case SOURCE_TIMER:
 		drain_counter(l->w->timer_fd);
@@ -562,7 +591,7 @@ static void loop_run(struct worker *w)
 
 	/* The worker that was told to has died meanwhile. */
 	if (atomic_load(&w->state->ending))
-		begin_end(&l);
+		begin_end(&l, (enum worker_end)atomic_load(&w->state->ending));
 	while (!l.stop) {
 		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
 		for (int i = 0; i < n; i++) {
@@ -573,6 +602,8 @@ static void loop_run(struct worker *w)
 	}
 	for (size_t i = 0; i < l.handshakes; i++)
 		attach_free(l.handshake[i].attachment);
+	if (l.ending == WORKER_KEEPS)
+		keep_leave(w);
 }
 
 /* ---- start and end ---- */
@@ -716,8 +747,10 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 {
 	memset(w, 0, sizeof(*w));
 	w->runtime_dir = o->runtime_dir;
+	w->store_dir = o->runtime->store;
 	w->config_path = o->config_path;
 	w->no_eviction = o->no_eviction;
+	w->keep = o->keep;
 	w->device = o->device;
 	w->attach_fd = o->attach_fd;
 	w->state = o->state;
@@ -732,6 +765,8 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 /* Descriptors of a worker that died, all but clients'. */
 static void close_strangers(const struct worker_options *o)
 {
+	if (atomic_load(&o->state->numbers_gone))
+		comeback_forget_numbers(o->state);
 	const int keep[] = {
 		o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd, o->notify_fd};
 
@@ -771,6 +806,8 @@ int worker_run(const struct worker_options *o)
 		r = open_store(&w, o->runtime, o->again);
 	if (r == 0)
 		r = open_loop(&w);
+	if (r == 0 && atomic_load(&o->state->numbers_gone))
+		r = comeback_fetch(o->state, w.store_dir, w.device);
 	if (r == 0 && o->again)
 		point(POINT_recover_store);
 	if (r == 0 && o->again)

@@ -44,10 +44,19 @@ struct worker_options {
 	const struct runtime *runtime;
 	struct state *state;
 	bool again; /* another worker was here before, and died */
+	bool keep;  /* a signal to end is WORKER_KEEPS */
+};
+
+/* How the service ends; as numbers in state.ending. */
+enum worker_end {
+	WORKER_GOES_ON,
+	WORKER_RESTORES, /* all is given back first */
+	WORKER_KEEPS,	 /* programs keep what is out, for another service (keep.h) */
 };
 
 struct worker {
 	const char *runtime_dir, *config_path, *no_eviction;
+	const char *store_dir;			    /* borrowed; NULL: nothing outlives us */
 	int device, attach_fd;			    /* borrowed */
 	int epoll_fd, signal_fd, kick_fd, timer_fd; /* owned */
 	int meminfo_fd;				    /* owned; -1: unknown */
@@ -83,6 +92,8 @@ struct worker {
 	struct admit admit; /* the main thread's */
 	struct brief brief; /* the main thread's */
 	bool timer_armed;   /* the main thread's */
+	bool keep;	    /* as in the options */
+	_Atomic int end;    /* enum worker_end: as it was told to */
 
 	struct troubles troubles;
 	_Atomic uint64_t corrupt_pages;

@@ -16,7 +16,10 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	pthread_mutex_lock(&w->lock);
 	uint64_t id = atomic_fetch_add(&w->state->last_id, 1) + 1;
 	pthread_mutex_unlock(&w->lock);
-	return client_new(w, id, uffd);
+	struct client *c = client_new(w, id, uffd);
+	(void)journal_new(
+		&c->journal, w->store_dir, id); /* without it, it is only not found again */
+	return c;
 }
 
 void worker_record_client(struct worker *w, struct client *c)
@@ -29,6 +32,11 @@ void worker_record_client(struct worker *w, struct client *c)
 		.journal = c->journal ? journal_fd(c->journal) : -1,
 		.staging = c->staging,
 		.bell = c->bell,
+		.pid_inode = descriptor_inode(c->pidfd),
+		.agent_inode = descriptor_inode(c->agent_pidfd),
+		.uffd_inode = descriptor_inode(c->uffd),
+		.link_inode = descriptor_inode(c->link_fd),
+		.doorbell_inode = descriptor_inode(c->doorbell),
 		.born_ms = c->born_ms,
 		.min_age_ms = c->min_age_ms};
 

@@ -479,12 +479,13 @@ static void full_doorbell(void)
 {
 	const struct hostile *h = attach(serve_nothing);
 	int fd = h->fds[WELCOME_FD_DOORBELL];
-	const uint64_t full = ~1ULL;
+	static const char full[LINK_PAGE];
 
-	set_blocking(fd);
-	/* More than it is allowed to hold, or the wrong end: then it can't be filled. */
-	if (write(fd, &full, sizeof(full)) < 0 && errno != EBADF)
+	while (write(fd, full, sizeof(full)) > 0)
+		;
+	if (errno != EAGAIN)
 		die("doorbell");
+	set_blocking(fd);
 	atomic_store(&h->link->head.asleep, 1);
 	stay();
 }
@@ -667,7 +668,9 @@ static const struct mode {
 	{"full_doorbell", full_doorbell}, {"forked_blocking", forked_blocking}, {"deaf", deaf},
 	{"liar", liar}, {"scribbler", scribbler}, {"demanding", demanding},
 	{"restless", restless}, {"die_connected", die_connected}, {"die_hello", die_hello},
-	{"die_welcomed", die_welcomed}, {"die_ready", die_ready}, {"die_ordered", die_ordered}};
+	{"die_welcomed", die_welcomed}, {"die_ready", die_ready}, {"die_ordered", die_ordered},
+	{"swapped", left_swapped}, {"relinked", left_relinked}, {"deafened", left_deafened},
+	{"execed", left_execed}, {"impostor", left_impostor}};
 
 int main(int argc, char **argv)
 {

@@ -60,4 +60,11 @@ void forget(struct hostile *h);
  * memory but no descriptors. Once a process. */
 struct hostile *attach(void (*serve)(struct hostile *h));
 
+/* hostile_left.c */
+void left_swapped(void);
+void left_relinked(void);
+void left_deafened(void);
+void left_execed(void);
+void left_impostor(void);
+
 #endif

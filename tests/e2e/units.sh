@@ -4,6 +4,8 @@
 # a store that is mounted for it. It says when it is ready, and how far it is when it ends.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/e2e/both_lib.sh
+. "$source_dir/tests/e2e/both_lib.sh"
 need cmake python3 systemd-analyze unshare setpriv cc
 
 DESTDIR=$work/root cmake --install "$build" >"$work/install.out"
@@ -126,6 +128,15 @@ mv "$work/larder.conf.old" "$work/larder.conf"
 doctor=$(larder doctor --json | jq -r '[.findings[] | select(.level != "ok") | .name |
 	select(test("^(capabilities|store|locked-memory|own-memory|service)$"))] | join(" ")')
 [ -z "$doctor" ] || fail "larder doctor finds: $doctor"
+
+# Killed as a whole, it is started again, and has what is needed to go on.
+evict_fully
+both_die
+larderd_start "$everyone"
+[ "$(client evicted_bytes)" -gt $((30 << 20)) ] || fail "the next one has only $(client evicted_bytes) bytes"
+well 'taken over'
+evict_fully
+well 'taken over, and out again'
 
 client_start /usr/bin/python3 -c 'import os, signal
 keep = os.urandom(1 << 20) * 16

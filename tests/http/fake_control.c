@@ -173,3 +173,8 @@ int control_reload(struct worker *w, char *message, size_t size)
 	pthread_mutex_unlock(&w->lock);
 	return r;
 }
+
+void control_stop(struct worker *w, bool keep)
+{
+	atomic_fetch_add(keep ? &w->keeps : &w->stops, 1);
+}

@@ -21,7 +21,8 @@ struct worker {
 	struct release_result release;
 	struct release_all_result release_all;
 	const char *reload_message;
-	atomic_uint evicts, releases, all_releases, reloads; /* calls that got through */
+	atomic_uint evicts, releases, all_releases, reloads, stops,
+		keeps;		  /* calls that got through */
 	_Atomic uint64_t ordered; /* id of the client that the last order was for */
 	/* While held, evict doesn't return. */
 	pthread_mutex_t lock;

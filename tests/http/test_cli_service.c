@@ -51,6 +51,7 @@ static const struct expect absents[] = {
 	{"$larder evict 1", 1, NULL, "is it running?"},
 	{"$larder release 1", 1, NULL, "is it running?"},
 	{"$larder reload", 1, NULL, "is it running?"},
+	{"$larder stop", 1, NULL, "is it running?"},
 	{"$larder --runtime-dir $(printf '/%0200d' 1) status", 1, NULL,
 		"too long for a socket's path"},
 };
@@ -239,6 +240,7 @@ static void refusals_are_told(void **state)
 	static const struct expect of_bob[] = {
 		{"$larder evict 101", 1, NULL, "larder: process 101 belongs to another user\n"},
 		{"$larder reload", 1, NULL, "larder: only root may reload the configuration\n"},
+		{"$larder stop --keep", 1, NULL, "larder: only root may end the service\n"},
 	};
 	static const struct expect of_root[] = {
 		{"$larder evict 101", 1, NULL, "process 101: has no agent (a forked child)"},

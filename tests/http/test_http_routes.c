@@ -24,6 +24,8 @@ static const struct ask {
 	{"POST /v1/clients/101/release", 200, "\"restored_pages\":"},
 	{"POST /v1/release", 200, "\"left_pages\":0"},
 	{"POST /v1/reload", 200, "{\"reloaded\":true,\"message\":\"nothing changed\"}"},
+	{"POST /v1/stop", 200, "{\"stopping\":true,\"keep\":false}"},
+	{"POST /v1/stop/keep", 200, "{\"stopping\":true,\"keep\":true}"},
 
 	{"GET /", 404, "{\"error\":\"no such path\"}"},
 	{"GET /v1/status/", 404, "no such path"},
@@ -67,6 +69,8 @@ static void every_path_answers(void **state)
 	assert_int_equal(s->worker.releases, 1);
 	assert_int_equal(s->worker.all_releases, 1);
 	assert_int_equal(s->worker.reloads, 1);
+	assert_int_equal(s->worker.stops, 1);
+	assert_int_equal(s->worker.keeps, 1);
 }
 
 static void the_status_shows_every_statistic(void **state)
@@ -253,6 +257,8 @@ static const struct permission {
 	{ALICE, "POST /v1/clients/102/release", 403},
 	{ALICE, "POST /v1/release", 403},
 	{ALICE, "POST /v1/reload", 403},
+	{ALICE, "POST /v1/stop", 403},
+	{ALICE, "POST /v1/stop/keep", 403},
 	{BOB, "POST /v1/clients/102/evict", 200},
 	{BOB, "POST /v1/clients/101/evict", 403},
 	{STRANGER, "GET /v1/status", 200},
@@ -263,6 +269,8 @@ static const struct permission {
 	{SERVICE_UID, "POST /v1/clients/102/evict", 200},
 	{SERVICE_UID, "POST /v1/release", 200},
 	{SERVICE_UID, "POST /v1/reload", 200},
+	{SERVICE_UID, "POST /v1/stop", 200},
+	{0, "POST /v1/stop/keep", 200},
 	{0, "POST /v1/release", 200},
 	{0, "POST /v1/clients/102/release", 200},
 	{(uid_t)-1, "POST /v1/clients/101/evict", 403},
@@ -271,7 +279,7 @@ static const struct permission {
 static unsigned orders_given(const struct server *s)
 {
 	return s->worker.evicts + s->worker.releases + s->worker.all_releases +
-	       s->worker.reloads;
+	       s->worker.reloads + s->worker.stops + s->worker.keeps;
 }
 
 static void only_owners_and_root_may(void **state)

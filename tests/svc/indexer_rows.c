@@ -573,7 +573,9 @@ static void world_new(uint64_t seed)
 	w->seed = seed * 0x9e3779b97f4a7c15;
 	w->committed = calloc(1, sizeof(*w->committed));
 	w->now = calloc(1, sizeof(*w->now));
-	w->worker.state = state_new();
+	w->worker.state = mmap(NULL, sizeof(struct state), PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_ptr_not_equal(w->worker.state, MAP_FAILED);
 	w->pager.worker = &w->worker;
 	pthread_mutex_init(&w->worker.lock, NULL);
 	graveyard_init(&w->worker.graveyard, NULL);

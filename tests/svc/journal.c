@@ -130,7 +130,7 @@ static void the_next_one_finds_what_was_there(void **state)
 	random_state = seed ? strtoull(seed, NULL, 0) : 88172645463325252ULL;
 	for (unsigned how_full = 1; how_full <= 64; how_full *= 8) {
 		begin = end = 0;
-		assert_int_equal(journal_new(&j), 0);
+		assert_int_equal(journal_new(&j, NULL, 1), 0);
 		for (int i = 0; i < STEPS && end < LIST - 16; i++) {
 			one_step(j, how_full);
 			if (i % 1000 == 0)
@@ -169,7 +169,7 @@ static void a_kill_leaves_whole_entries(void **state)
 	(void)state;
 	for (int round = 0; round < 300; round++) {
 		struct journal *j, *next;
-		assert_int_equal(journal_new(&j), 0);
+		assert_int_equal(journal_new(&j, NULL, 1), 0);
 		known[0] = known[1] = 0;
 		pid_t pid = fork();
 		if (pid == 0)
@@ -199,7 +199,7 @@ static void too_long_is_said_and_made_up_for(void **state)
 	struct journal *j;
 
 	(void)state;
-	assert_int_equal(journal_new(&j), 0);
+	assert_int_equal(journal_new(&j, NULL, 1), 0);
 	for (uint64_t i = 0; i < (1u << 20) - 1; i++)
 		journal_add(j, JOURNAL_ANSWER, i, 0, 0, 0);
 	assert_false(journal_lost(j));
@@ -256,7 +256,7 @@ static void no_flipped_bit_is_believed(void **state)
 	struct journal *j;
 
 	(void)state;
-	assert_int_equal(journal_new(&j), 0);
+	assert_int_equal(journal_new(&j, NULL, 1), 0);
 	fill(j, 100);
 	journal_trim(j, 90);
 	fill(j, 40); /* over the edge of the ring */
@@ -286,7 +286,7 @@ static void what_was_just_read_counts_without_a_sum(void **state)
 	unsigned count = 16;
 
 	(void)state;
-	assert_int_equal(journal_new(&j), 0);
+	assert_int_equal(journal_new(&j, NULL, 1), 0);
 	fill(j, 20);
 	struct uffd_msg *to = journal_room(j, &count);
 	assert_int_equal(count, 16);

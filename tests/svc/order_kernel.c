@@ -92,6 +92,7 @@ static void agent_begin(void)
 		.uffd = client->uffd,
 		.socket = sockets[1],
 		.doorbell = doorbell[0],
+		.link_fd = -1,
 		.exec_pipe = exec_pipe[0]};
 	agent_pid = clone(agent_main, agent_stack + sizeof(agent_stack), CLONE_VM, a);
 	assert_true(agent_pid > 0);

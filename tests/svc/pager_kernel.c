@@ -470,7 +470,7 @@ static void what_a_child_got_back_is_written_down(void **state)
 	int pagemap = c->pagemap;
 
 	(void)state;
-	assert_int_equal(journal_new(&c->journal), 0);
+	assert_int_equal(journal_new(&c->journal, NULL, 1), 0);
 	c->pagemap = -1;
 	record(4, entry_make(PAGE_STORED, 7));
 	record(5, entry_make(PAGE_STORED, 7));

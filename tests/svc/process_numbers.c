@@ -84,11 +84,19 @@ static void a_number_that_went_to_another(void **state)
 {
 	int old_fd, self_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	pid_t number = 0;
+	uint64_t inode = 0;
 
 	(void)state;
 	for (int i = 0; i < TRIES; i++) {
 		number = start(true, &old_fd);
+		inode = descriptor_inode(old_fd);
+		/* All descriptors of it have one inode, also when there was none meanwhile. */
+		close(old_fd);
+		old_fd = process_open(number, inode);
+		assert_true(old_fd >= 0);
+		assert_int_equal(descriptor_inode(old_fd), inode);
 		end(number);
+		assert_int_equal(process_open(number, inode), -ESRCH);
 		if (start_with_number(number))
 			break;
 		assert_true(errno == EEXIST);
@@ -96,6 +104,9 @@ static void a_number_that_went_to_another(void **state)
 		number = 0;
 	}
 	assert_true(number > 0);
+	/* Whatever was recorded of the one that had it, it isn't opened for that. */
+	assert_int_equal(process_open(number, inode), -ESRCH);
+	assert_int_equal(process_open(number, 0), -ESRCH);
 	/* By number alone there is an answer. */
 	assert_int_equal(process_share_memory(getpid(), -1, number, -1), 0);
 	assert_int_equal(process_share_memory(getpid(), self_fd, number, old_fd), -ESRCH);

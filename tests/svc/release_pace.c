@@ -219,7 +219,7 @@ static void everything_goes_back_where_it_fits(void **state)
 
 	(void)state;
 	set_up(301 * MIB, 100 * MIB);
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	assert_true(run(&r));
 	assert_int_equal(out_bytes(), 0);
 	for (size_t i = 0; i < CLIENTS; i++)
@@ -233,7 +233,7 @@ static void what_does_not_fit_waits_until_it_does(void **state)
 
 	(void)state;
 	set_up(120 * MIB, 100 * MIB);
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	assert_false(run(&r));
 	assert_in_range(out_bytes(), 179 * MIB, 181 * MIB);
 	assert_reserve_is_kept();
@@ -255,14 +255,14 @@ static void the_store_shrinks_on_the_way(void **state)
 	(void)state;
 	set_up(120 * MIB, 100 * MIB);
 	m.freed_of_4 = 3;
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	assert_true(run(&r));
 	assert_true(m.houses > 1);
 	assert_reserve_is_kept();
 
 	set_up(20 * MIB, 20 * MIB); /* so little that it asks for lack of room alone */
 	m.freed_of_4 = 3;
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	assert_true(run(&r));
 	assert_reserve_is_kept();
 }
@@ -275,7 +275,7 @@ static void the_store_shrinks_though_there_is_room(void **state)
 	(void)state;
 	set_up(1000 * MIB, 100 * MIB);
 	m.freed_of_4 = 3;
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	assert_true(run(&r));
 	assert_in_range(m.houses, 3, 10);
 	assert_true(m.held < 100 * MIB);
@@ -289,7 +289,7 @@ static void nothing_is_done_while_an_eviction_ends(void **state)
 	(void)state;
 	set_up(1000 * MIB, MIB);
 	m.evicting = true;
-	release_begin(&r, &worker);
+	release_begin(&r, &worker, false);
 	for (unsigned i = 0; i < 50; i++)
 		assert_false(release_step(&r, &pager, &wait));
 	/* What it has registered last is found by the round after. */
