@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +31,8 @@ enum {
 	POSITION_BITS = 48,
 };
 #define MAGIC	  0x326e726a7264726cULL /* "lrdrjrn2" */
-#define ELSEWHERE UINT64_MAX
 #define LOST	  0x74736f6c74736f6cULL /* "lostlost" */
+#define ELSEWHERE 0x6572656877657365ULL /* "esewhere" */
 
 static_assert(ENTRY == 32 && ENTRY << ORDER_MIN == HEAD, "the first ring follows the head");
 
@@ -41,9 +42,8 @@ struct head {
 	_Atomic uint64_t order;
 	_Atomic uint64_t begin; /* with a sum above POSITION_BITS */
 	_Atomic uint64_t lost;	/* 0 or LOST */
-	uint64_t id;		/* the client's */
-	/* ELSEWHERE: it goes on in memory, and this file is old. Anything but 0 is taken for
-	 * it. */
+	uint64_t id;		/* the client's, with a sum as above */
+	/* ELSEWHERE: it goes on in memory, and this file is old; else 0. */
 	_Atomic uint64_t elsewhere;
 };
 
@@ -97,6 +97,11 @@ static uint64_t with_sum(uint64_t position)
 	return position | mix(MAGIC, position) >> POSITION_BITS << POSITION_BITS;
 }
 
+static uint64_t plain(uint64_t with_sum)
+{
+	return with_sum & ((1ULL << POSITION_BITS) - 1);
+}
+
 static uint64_t with_complement(uint64_t order)
 {
 	return order | ~order << 32;
@@ -109,7 +114,7 @@ static uint64_t order_of(const struct journal *j)
 
 static uint64_t begin_of(const struct journal *j)
 {
-	return atomic_load(&j->head->begin) & ((1ULL << POSITION_BITS) - 1);
+	return plain(atomic_load(&j->head->begin));
 }
 
 /* ---- the ring ---- */
@@ -170,7 +175,7 @@ static int make(struct journal *j, int fd, uint64_t id)
 		close(fd);
 		return r;
 	}
-	j->head->id = id;
+	j->head->id = with_sum(id);
 	atomic_store(&j->head->order, with_complement(ORDER_MIN));
 	atomic_store(&j->head->begin, with_sum(0));
 	/* Last: before, it is nobody's. */
@@ -326,12 +331,14 @@ static bool wipe_room(struct journal *j)
 static bool head_is_right(const struct journal *j)
 {
 	uint64_t order = order_of(j), lost = atomic_load(&j->head->lost);
+	uint64_t elsewhere = atomic_load(&j->head->elsewhere);
 
 	return j->head->magic == MAGIC && order >= ORDER_MIN && order <= ORDER_MAX &&
 	       atomic_load(&j->head->order) == with_complement(order) &&
 	       bytes_for(order) <= j->bytes &&
 	       atomic_load(&j->head->begin) == with_sum(begin_of(j)) &&
-	       (lost == 0 || lost == LOST);
+	       j->head->id == with_sum(plain(j->head->id)) && (lost == 0 || lost == LOST) &&
+	       (elsewhere == 0 || elsewhere == ELSEWHERE);
 }
 
 static int adopt(struct journal *j)
@@ -383,9 +390,9 @@ static int look_at_file(int fd, uint64_t id, char why[JOURNAL_WHY])
 			why, -EBADMSG, "it is no file that only larderd's user may write to");
 	if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || head.magic != MAGIC)
 		return bad(why, -EBADMSG, "it is no journal");
-	if (head.id != id)
+	if (head.id != with_sum(id))
 		return bad(why, -EBADMSG, "it is another client's");
-	if (atomic_load(&head.elsewhere))
+	if (atomic_load(&head.elsewhere) == ELSEWHERE)
 		return bad(why, -ESTALE,
 			"the store had no room for it, so it went on in memory, and is lost");
 	return 0;
@@ -490,7 +497,7 @@ static int move_to_memory(struct journal *j)
 		log_debug("a journal: %s", strerror(errno));
 	log_warn("the store has no room for client %llu's journal: it goes on in memory; "
 		 "should both processes of the service die now, that client is lost",
-		(unsigned long long)j->head->id);
+		(unsigned long long)plain(j->head->id));
 	return 0;
 }
 
@@ -601,7 +608,16 @@ const struct uffd_msg *journal_at(const struct journal *j, uint64_t position)
 void journal_set_fork(struct journal *j, uint64_t position, int ufd)
 {
 	assert(position >= journal_begin(j) && position < j->end);
-	entry_at(j, position)->arg.fork.ufd = (__u32)ufd;
+	/* Both at once: one store of 16 bytes, which is done or isn't when we are killed. */
+	typedef long long pair __attribute__((vector_size(16)));
+	struct uffd_msg *m = entry_at(j, position), changed = *m;
+	pair first;
+	changed.arg.fork.ufd = (__u32)ufd;
+	set_sum(&changed, sum_of(&changed, position));
+	static_assert(
+		offsetof(struct uffd_msg, arg.fork.ufd) < sizeof(first), "in the first half");
+	memcpy(&first, &changed, sizeof(first));
+	*(volatile pair *)(void *)m = first;
 }
 
 void journal_trim(struct journal *j, uint64_t position)

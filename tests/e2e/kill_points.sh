@@ -10,7 +10,7 @@
 # an n-th time up to KILL_NTH (30), at random by KILL_SEED (from the clock, and printed). KILL_POINTS: of the
 # group's, only these. KILL_LOG: where a copy of the service's log goes.
 declare -A group=(
-	[attach]='accepted hello welcomed ready proved recorded attached'
+	[attach]='loop accepted hello welcomed ready proved recorded attached'
 	[evict]='adopt registered opened move order_told order_posted moved held hold packed put stored commit
 		published zap zap_posted zapped zap_told begun rows client_row written committed recycled trimmed'
 	[serve]='read answer fetch copied zeroed read_remap read_remove read_unmap remap remapped remove removed

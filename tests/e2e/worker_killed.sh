@@ -6,6 +6,7 @@
 #
 # KILL_SECONDS (20), KILL_THREADS (1), KILL_MB (64), KILL_SEED (from the clock, and printed),
 # KILL_EVERY (the longest pause between two kills in ms, 300), KILL_OPTIONS (the same in one word),
+# KILL_OUT (0: so many MiB are out before a kill, unless that takes longer than 5 s),
 # KILL_LOG (where a copy of the service's log goes).
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -26,11 +27,13 @@ kill_workers() {
 	local pid end=$((SECONDS + seconds))
 	while runs && [ "$SECONDS" -lt "$end" ]; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
+		[ "${KILL_OUT:-0}" -eq 0 ] || WAIT=5 wait_for enough_is_out || true
 		pid=$(worker) || pid=''
 		if [ -n "$pid" ] && kill -9 "${pid// /}" 2>/dev/null; then kills=$((kills + 1)); fi
 	done
 }
 ended() { ! runs; }
+enough_is_out() { ! runs || [ "$(client evicted_bytes)" -ge $((KILL_OUT << 20)) ]; }
 
 larderd_start "$everyone"
 read -ra options <<<"${KILL_OPTIONS:-$*}"

@@ -90,16 +90,16 @@ static void a_thread_stays_while_there_is_a_file(void **state)
 	rmdir(dir);
 }
 
-/* Passes zap and hold in another process. True: it was killed there. */
-static bool dies(unsigned holds)
+/* Passes zap and adopt in another process. True: it was killed there. */
+static bool dies(unsigned times)
 {
 	int status;
 	pid_t pid = fork();
 
 	if (pid == 0) {
 		point(POINT_zap);
-		for (unsigned i = 0; i < holds; i++)
-			point(POINT_hold);
+		for (unsigned i = 0; i < times; i++)
+			point(POINT_adopt);
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -117,8 +117,8 @@ static void a_process_dies_while_there_is_a_link(void **state)
 
 	(void)state;
 	assert_non_null(mkdtemp(dir));
-	snprintf(path, sizeof(path), "%s/hold", dir);
-	snprintf(at, sizeof(at), "%s/hold.at", dir);
+	snprintf(path, sizeof(path), "%s/adopt", dir);
+	snprintf(at, sizeof(at), "%s/adopt.at", dir);
 	snprintf(text, sizeof(text), "commit=5,kill=%s", dir);
 	assert_int_equal(points_choose(text, message, sizeof(message)), 0);
 	assert_false(dies(10));
