@@ -180,7 +180,7 @@ hold() { # NAME MB
 	pid[$1]=$client_pid asked[$1]=0
 	wait_for grep -q ready "$work/$1.out" || fail "$1 never got ready"
 }
-has_answered() { [ "$(grep -c -e good -e bad "$work/$1.out")" -eq "${asked[$1]}" ]; }
+has_answered() { [ "$(grep -cx -e good -e bad "$work/$1.out")" -eq "${asked[$1]}" ]; }
 tell() { printf %s "$2" >"$work/home/$1.in"; }
 ask() { # NAME ORDER
 	asked[$1]=$((asked[$1] + 1))
@@ -189,7 +189,7 @@ ask() { # NAME ORDER
 is_right() { # NAME [ORDER]
 	[ "${2:-}" = answered ] || ask "$1" "${2:-r}"
 	wait_for has_answered "$1" || fail "$1 hangs"
-	! grep -q bad "$work/$1.out" || fail "$1 has wrong bytes"
+	! grep -qx bad "$work/$1.out" || fail "$1 has wrong bytes"
 }
 leave() { # NAME
 	local code=0
