@@ -11,6 +11,7 @@
 #include "pulse.h"
 #include "runtime.h"
 #include "self.h"
+#include "shadow.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -205,6 +206,7 @@ static int serve(struct worker_options *o)
 		log_error("what the worker's threads are at: %s", strerror(errno));
 	} else if (open_runtime(&rt, o) == 0) {
 		o->state->end_by_signal = o->keep ? WORKER_KEEPS : WORKER_RESTORES;
+		shadow_begin();
 		pulse_use(pulses); /* the workers', which are forked from here */
 		o->notify_fd = notify_open();
 		code = keeper_run(o->state, pulses, o->notify_fd, work, o);

@@ -9,6 +9,7 @@
 #include "restorer.h"
 #include "sequence.h"
 #include "settle.h"
+#include "shadow.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -69,6 +70,7 @@ void gate_lock(struct client *c)
 
 void gate_unlock(struct pager *p, struct client *c)
 {
+	shadow_keep(c);
 	pthread_mutex_unlock(&c->gate);
 	pulse_end();
 	if (atomic_load(&c->pending))
@@ -87,6 +89,7 @@ void pager_service(struct pager *p, struct client *c)
 		atomic_store(&c->pending, false);
 		if (pager_drain(p, c) == -ESRCH)
 			client_mark_gone(c);
+		shadow_keep(c);
 		pthread_mutex_unlock(&c->gate);
 		pulse_end();
 	} while (atomic_load(&c->pending));

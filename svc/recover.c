@@ -11,6 +11,7 @@
 #include "recover_internal.h"
 #include "restorer.h"
 #include "row.h"
+#include "shadow.h"
 #include "space_internal.h"
 #include "state.h"
 #include "uffd.h"
@@ -436,8 +437,8 @@ static void refill_link(struct client *c)
 
 /* What the client has, wins; but not while there is an event that nobody has read, or that
  * waits: then something else can lie where a page was that has moved. The fence stays up until
- * the event is read, so what it isn't up for after a look was so at the look. (Those that aren't
- * seen here are when their block is next looked at: adopt_block.) */
+ * the event is read, so what it isn't up for after a look was so at the look. (Those that
+ * aren't seen here are when their block is next looked at: adopt_block.) */
 static void see_presence(struct client *c)
 {
 	struct space *s = &c->space;
@@ -487,6 +488,8 @@ int recover_clients(struct worker *w)
 		replay_all(&r);
 		for (size_t i = 0; i < r.count; i++)
 			compare(r.client[i]);
+		for (size_t i = 0; i < r.count; i++)
+			shadow_compare(r.client[i]);
 		store_reopen_finish(w->store);
 		point(POINT_recover_dead);
 		e = drop_strangers(&r);

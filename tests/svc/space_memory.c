@@ -62,8 +62,10 @@ static void unlist(struct space *s)
 {
 	while (s->dirty_count > 0)
 		s->dirty_count--;
-	for (size_t i = 0; i < s->block_count; i++)
-		s->block[i].listed = s->block[i].leaf->dirty = false;
+	for (size_t i = 0; i < s->block_count; i++) {
+		s->block[i].listed = false;
+		atomic_store(&s->block[i].leaf->dirty, false);
+	}
 }
 
 static void set_up(struct graveyard *g, struct space *s, unsigned blocks)
