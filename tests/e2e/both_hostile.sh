@@ -46,9 +46,12 @@ out=$(client evicted_bytes "${pid[good]}")
 for name in swapped relinked deafened execed; do
 	hostile_start "$name" as_nobody
 done
-attached() { [ "$(json '.clients | length')" -ge 5 ]; } # the one that became another program may be gone
+attached() { [ "$(json '.clients | length')" -eq 6 ]; }
 wait_for attached || fail 'not all are attached'
+execed_agent=$(client agent_pid "${pid[execed]}")
 both_die
+is_sleep() { [ "$(cat "/proc/$execed_agent/comm")" = sleep ]; }
+wait_for is_sleep || fail 'the agent executes nothing'
 
 # ---- somebody gets the number of an agent ----
 kill -9 "${pid[victim]}"

@@ -89,7 +89,7 @@ import os, random, sys
 worker, seed = sys.argv[1:3]
 random.seed(int(seed))
 path, = (p for p in (f"/proc/{worker}/fd/{fd}" for fd in os.listdir(f"/proc/{worker}/fd"))
-         if "larder-journal" in os.readlink(p))
+         if "/journal." in os.readlink(p))
 journal = os.open(path, os.O_RDWR)
 for entry in random.sample(range(128), 8):
     at = 4096 + entry * 32 + random.randrange(32)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ static void serve_deafened(struct hostile *h)
 	wait_for_end();
 }
 
-/* The agent becomes another program, with all descriptors of the agent's. */
+/* When the service is gone, the agent becomes another program, with all of its descriptors. */
 static void serve_execed(struct hostile *h)
 {
 	const int fds[] = {
@@ -61,6 +62,9 @@ static void serve_execed(struct hostile *h)
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fcntl(fds[i], F_SETFD, 0) < 0)
 			die("close-on-exec");
+	struct pollfd end = {.fd = h->socket};
+	while (poll(&end, 1, -1) < 0)
+		;
 	execl("/bin/sleep", "sleep", "1000", NULL);
 	die("exec");
 }
