@@ -77,7 +77,9 @@ static int open_new(struct state **ret, const char *dir)
 {
 	int r = state_new(ret, dir);
 
-	if (r < 0)
+	if (r == -ENOSPC)
+		log_error("%s: no room in the tmpfs: what others put there has to go", dir);
+	else if (r < 0)
 		log_error("%s/" STATE_FILE ": %s", dir, strerror(-r));
 	else
 		journal_remove_others(dir, NULL, NULL);

@@ -78,11 +78,18 @@ static bool makes_room(
 	       must_wait(s, waiting);
 }
 
-/* Is the k-th a discard of what one before it brings to where the i-th makes room? */
+static struct region common(struct region a, struct region b)
+{
+	return (struct region){
+		a.start > b.start ? a.start : b.start, a.end < b.end ? a.end : b.end};
+}
+
+/* Is the k-th a discard of what one before it brings to where the i-th makes room? As far as
+ * the i-th takes from there: beyond that, the two have nothing to do with each other. */
 static bool discards_arrival(const struct client *c, size_t k, size_t i)
 {
 	const struct uffd_msg *m = c->waiting;
-	struct region what = source_of(&m[k]);
+	struct region what = common(source_of(&m[k]), source_of(&m[i]));
 
 	for (size_t j = 0; j < k; j++) {
 		struct region to = target_of(&m[j]);

@@ -625,18 +625,27 @@ static void many(uint64_t first, unsigned rounds, bool dontunmap)
 		(unsigned long long)first, (unsigned long long)(first + rounds - 1), ambiguous);
 }
 
+/* New ones each time, ROUNDS= of them (4000). Of some 300,000 about one is not right yet: what
+ * was discarded, read before what brought it, and a fork in between (README, Limits). */
+static void some_new(bool dontunmap)
+{
+	const char *rounds = getenv("ROUNDS");
+	many((uint64_t)time(NULL) << 20, rounds ? (unsigned)strtoul(rounds, NULL, 0) : 4000,
+		dontunmap);
+}
+
 static void moves_and_forks(void **state)
 {
 	(void)state;
 	many(1, ROUNDS, false);
-	many((uint64_t)time(NULL) << 20, ROUNDS, false);
+	some_new(false);
 }
 
 static void with_dontunmap(void **state)
 {
 	(void)state;
 	many(1, ROUNDS, true);
-	many((uint64_t)time(NULL) << 20, ROUNDS, true);
+	some_new(true);
 }
 
 /* ---- growth in place ---- */
