@@ -159,15 +159,12 @@ static int take_children(struct txn *t, struct client *parent)
 {
 	struct client **client;
 	size_t count;
-	int r = worker_clients_and_ended(t->p->worker, &client, &count);
+	int r = worker_descendants(t->p->worker, parent, &client, &count);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++) {
-		if (client[i]->id > parent->id &&
-			client_family(client[i]) == client_family(parent) &&
-			!atomic_load(&client[i]->indexed) && !atomic_load(&client[i]->dropped))
-			take_in(t, client[i], parent);
+		take_in(t, client[i], parent);
 		client_unref(client[i]);
 	}
 	free(client);

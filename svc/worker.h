@@ -129,6 +129,10 @@ void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
 /* The same with those that have ended, as of one moment. For the index. */
 int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret_count);
+/* The same of those that descend from a client (or its siblings after it), have no rows and
+ * aren't dropped: mostly none. */
+int worker_descendants(
+	struct worker *w, const struct client *parent, struct client ***ret, size_t *ret_count);
 size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
 /* For a walk over all from *at = 0 on: a reference, or NULL at the end. Needs no memory. Who
  * comes meanwhile may be missed. */

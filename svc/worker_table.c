@@ -175,6 +175,34 @@ int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret
 	return copy_clients(w, true, ret, ret_count);
 }
 
+static bool has_no_rows(const struct client *c, const struct client *parent)
+{
+	return c->id > parent->id && client_family(c) == client_family(parent) &&
+	       !atomic_load(&c->indexed) && !atomic_load(&c->dropped);
+}
+
+int worker_descendants(
+	struct worker *w, const struct client *parent, struct client ***ret, size_t *ret_count)
+{
+	struct client **found = NULL;
+	size_t count = 0, room = 0;
+
+	pthread_mutex_lock(&w->lock);
+	for (size_t i = 0; i < w->client_count + w->ended_count; i++) {
+		struct client *c =
+			i < w->client_count ? w->client[i] : w->ended[i - w->client_count];
+		if (!has_no_rows(c, parent))
+			continue;
+		make_room(&found, count, &room);
+		client_ref(c);
+		found[count++] = c;
+	}
+	pthread_mutex_unlock(&w->lock);
+	*ret = found;
+	*ret_count = count;
+	return 0;
+}
+
 size_t worker_count_user(struct worker *w, uid_t uid)
 {
 	size_t count = 0;
