@@ -5,7 +5,7 @@
  *   alive      every blob in a row is still what it was: nothing else got its handle
  *   closed     each client has rows, or a parent (that can be told itself) whose rows are older
  *              than its fork and whose journal is there to tell of it
- *   right      when nobody moved meanwhile, the rows say what the clients have
+ *   right      rows say what each client had when they were written, whoever wrote others since
  *
  * The store is a model: rows in arrays, and references. Random, by seed. */
 #include "batch.h"
@@ -40,6 +40,12 @@ enum {
 	BLOBS = 40000,
 };
 
+/* The blobs of one client: BLOB_NONE where a page isn't out; HELD: not to be compared. */
+enum { HELD = BLOB_MAX };
+struct had {
+	blob_t blob[BLOCKS][PAGES];
+};
+
 /* What the database has. */
 struct rows {
 	bool client[CLIENTS];
@@ -63,6 +69,7 @@ static struct world {
 	uint64_t forked_at[CLIENTS]; /* its parent's clock then */
 	uint64_t parent[CLIENTS];
 	bool live[CLIENTS];
+	struct had last[CLIENTS], written[CLIENTS], now_written[CLIENTS];
 	struct client *ending; /* owned; out of the table, and not dropped yet */
 	bool stubborn;	       /* what is in the way of rows stays */
 } * w;
@@ -118,6 +125,20 @@ static void check_rows(void)
 				assert_true(w->used[r->entry[l][i]]);
 }
 
+static void check_right(void)
+{
+	const struct rows *r = w->committed;
+
+	for (unsigned c = 0; c < CLIENTS; c++)
+		for (unsigned i = 0; r->client[c] && i < BLOCKS * PAGES; i++) {
+			uint64_t leaf = r->block[c][i / PAGES];
+			blob_t had = w->written[c].blob[i / PAGES][i % PAGES];
+			blob_t has = leaf ? r->entry[leaf][i % PAGES] : BLOB_NONE;
+			if (had != HELD)
+				assert_int_equal(has, had);
+		}
+}
+
 static const struct client *find(uint64_t id)
 {
 	for (size_t i = 0; i < w->worker.client_count; i++)
@@ -161,6 +182,7 @@ int store_txn_begin(struct store *s)
 	assert_false(w->in_txn);
 	w->in_txn = true;
 	*w->now = *w->committed;
+	memcpy(w->now_written, w->written, sizeof(w->written));
 	for (blob_t b = 1; b <= w->blobs; b++)
 		w->freeable[b] = w->refs[b] == 0;
 	others();
@@ -176,10 +198,12 @@ int store_txn_commit(struct store *s)
 	if (rnd(8) == 0)
 		return -ENOSPC;
 	*w->committed = *w->now;
+	memcpy(w->written, w->now_written, sizeof(w->written));
 	for (blob_t b = 1; b <= w->blobs; b++)
 		if (w->freeable[b] && w->refs[b] == 0)
 			w->used[b] = false;
 	check_rows();
+	check_right();
 	check_closed();
 	return 0;
 }
@@ -193,6 +217,7 @@ void store_txn_abort(struct store *s)
 int store_index_client(struct store *s, const struct store_client *c)
 {
 	(void)s;
+	w->now_written[c->id] = w->last[c->id]; /* as of the gate's last holder */
 	others();
 	w->now->client[c->id] = true;
 	w->now->clock[c->id] = c->clock;
@@ -241,9 +266,20 @@ void gate_lock(struct client *c)
 	pthread_mutex_lock(&c->gate);
 }
 
+static uint64_t addr_of(uint64_t block, unsigned page)
+{
+	return (block << BLOCK_SHIFT) + page * PAGE_SIZE;
+}
+
 void gate_unlock(struct pager *p, struct client *c)
 {
 	(void)p;
+	for (unsigned i = 0; i < BLOCKS * PAGES; i++) {
+		uint32_t e = space_entry(&c->space, addr_of(i / PAGES, i % PAGES));
+		w->last[c->id].blob[i / PAGES][i % PAGES] = entry_state(e) == PAGE_HELD ? HELD
+							    : entry_out(e) ? entry_value(e)
+									   : BLOB_NONE;
+	}
 	pthread_mutex_unlock(&c->gate);
 }
 
@@ -298,11 +334,6 @@ static struct client *any_client(void)
 {
 	size_t n = w->worker.client_count;
 	return n > 0 ? w->worker.client[rnd(n)] : NULL;
-}
-
-static uint64_t addr_of(uint64_t block, unsigned page)
-{
-	return (block << BLOCK_SHIFT) + page * PAGE_SIZE;
 }
 
 static struct client *new_client(struct client *parent)
@@ -513,20 +544,12 @@ static void evict(void)
 
 /* ---- */
 
-/* What rows say of a client is what it has. */
-static void check_right(const struct client *c)
+/* When all is written and nobody moves. */
+static void check_now(const struct client *c)
 {
-	const struct rows *r = w->committed;
-
-	/* One that never had anything out needs no row. */
-	for (uint64_t block = 0; block < BLOCKS; block++)
-		for (unsigned page = 0; page < PAGES; page++) {
-			uint32_t e = space_entry(&c->space, addr_of(block, page));
-			uint64_t leaf = r->block[c->id][block];
-			blob_t there = leaf ? r->entry[leaf][page] : BLOB_NONE;
-			assert_int_equal(there,
-				entry_state(e) == PAGE_STORED ? entry_value(e) : BLOB_NONE);
-		}
+	if (w->committed->client[c->id])
+		assert_memory_equal(
+			&w->written[c->id], &w->last[c->id], sizeof(w->written[c->id]));
 }
 
 static void all_is_quiet(void)
@@ -541,7 +564,7 @@ static void all_is_quiet(void)
 		;
 	assert_int_equal(w->worker.ended_count, 0);
 	for (size_t i = 0; i < w->worker.client_count; i++)
-		check_right(w->worker.client[i]);
+		check_now(w->worker.client[i]);
 	w->busy = true;
 }
 
