@@ -47,7 +47,7 @@ static blob_t row_blob(struct client *c, uint32_t e, const struct batch *batch)
  * until it dies. */
 static void collect_unneeded(struct client *c, struct leaf *leaf)
 {
-	if (atomic_load(&leaf->refs) > 1)
+	if (!leaf_is_own(leaf))
 		return;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint32_t e = leaf->entry[i];
@@ -82,7 +82,8 @@ static void take_snapshot(struct client *c, const struct batch *batch, struct sn
 	struct block *b = &s->block[at];
 	snap->of = b->leaf;
 	snap->leaf = b->leaf->id;
-	snap->write_leaf = atomic_load(&b->leaf->dirty);
+	int row = atomic_load(&b->leaf->row);
+	snap->write_leaf = row == LEAF_NEW || row == LEAF_CHANGED;
 	snap->write_block = b->remapped;
 	b->remapped = false;
 	b->listed = false;
@@ -92,7 +93,7 @@ static void take_snapshot(struct client *c, const struct batch *batch, struct sn
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
 		snap->entry[i] = row_blob(c, b->leaf->entry[i], batch);
 	collect_unneeded(c, b->leaf);
-	atomic_store(&b->leaf->dirty, false);
+	atomic_store(&b->leaf->row, LEAF_WRITTEN);
 }
 
 /* After a failed transaction: the rows are still to be written, and those of blocks that are
@@ -108,7 +109,6 @@ static void mark_all_dirty(struct client *c)
 	}
 
 	for (size_t i = 0; i < s->block_count; i++) {
-		atomic_store(&s->block[i].leaf->dirty, true);
 		s->block[i].remapped = true;
 		if (s->block[i].listed)
 			continue;
@@ -309,8 +309,11 @@ static int end_transaction(struct txn *t, int r)
 	/* Also the one that could not be written to its end. */
 	for (size_t i = 0; i < t->count && i <= t->written; i++)
 		finish_client(t->p, &t->taken[i], r == 0);
-	for (size_t i = 0; i < t->leaf_count && r < 0; i++)
-		atomic_store(&t->leaf[i]->dirty, true);
+	for (size_t i = 0; i < t->leaf_count; i++) {
+		int written = LEAF_WRITTEN; /* or changed since */
+		atomic_compare_exchange_strong(
+			&t->leaf[i]->row, &written, r == 0 ? LEAF_CLEAN : LEAF_CHANGED);
+	}
 	return r;
 }
 

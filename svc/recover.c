@@ -189,7 +189,7 @@ static int on_leaf(void *arg, const struct store_leaf *row)
 	struct leaf *leaf = leaf_new(&r->worker->graveyard);
 
 	leaf->id = row->id;
-	atomic_store(&leaf->dirty, false);
+	atomic_store(&leaf->row, LEAF_CLEAN);
 	atomic_store(&leaf->refs, 0);
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (row->entries[i] == BLOB_NONE)
@@ -226,7 +226,9 @@ static int on_block(void *arg, uint64_t block, uint64_t leaf)
 
 	if (!f)
 		return -EBADMSG; /* the store has checked that */
-	if (!f->used)
+	if (f->used)
+		atomic_store(&f->leaf->shared, true);
+	else
 		use_leaf(r, f);
 	atomic_fetch_add(&f->leaf->refs, 1);
 	space_block_insert(&r->loading->space, block, f->leaf);
@@ -306,12 +308,10 @@ static bool in_staging(struct client *owner, unsigned slot)
 	return !owner->link || recover_staging(owner, here) < 0 || here[slot] != PAGE_NONE;
 }
 
-static int load_client(struct recovery *r, struct client *c, const struct store_client *row)
+static int load_client(struct recovery *r, struct client *c, const struct store_client *row,
+	const struct row_page **ret_pages, uint32_t *ret_count)
 {
-	const struct row_page *page;
-	uint32_t pages;
-
-	int e = row_unpack(c, row->state, row->state_length, &page, &pages);
+	int e = row_unpack(c, row->state, row->state_length, ret_pages, ret_count);
 	if (e < 0) {
 		snprintf(r->why, sizeof(r->why), "table client, row %llu: its state",
 			(unsigned long long)row->id);
@@ -321,10 +321,15 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 	atomic_store(&c->indexed, true);
 	r->loading = c;
 	e = store_each_block(r->worker->store, c->id, on_block, r, r->why);
-	if (e < 0)
-		return e;
 	all_clean(&c->space);
-	for (uint32_t i = 0; i < pages; i++) {
+	return e;
+}
+
+/* Once it is known which leaves are shared. */
+static void hold_pages(
+	const struct recovery *r, struct client *c, const struct row_page *page, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
 		struct row_page p;
 		memcpy(&p, &page[i], sizeof(p));
 		struct client *owner = recover_find(r, p.owner);
@@ -335,7 +340,6 @@ static int load_client(struct recovery *r, struct client *c, const struct store_
 			recover_hold(c, recover_batch(owner, p.addr >> BLOCK_SHIFT), p.addr,
 				(unsigned)p.slot);
 	}
-	return 0;
 }
 
 struct wanted_rows {
@@ -343,6 +347,9 @@ struct wanted_rows {
 	struct kept_row {
 		struct store_client row;
 		void *state; /* owned */
+		struct client *client;
+		const struct row_page *pages; /* in state */
+		uint32_t page_count;
 	} * kept;
 	size_t count, room;
 };
@@ -376,12 +383,17 @@ static int load_rows(struct recovery *r)
 		qsort(r->leaf, r->leaf_count, sizeof(*r->leaf), by_leaf_id);
 	if (e == 0)
 		e = store_each_client(r->worker->store, on_client, &rows, r->why);
-	for (size_t i = 0; i < rows.count; i++) {
-		if (e == 0)
-			e = load_client(
-				r, recover_find(r, rows.kept[i].row.id), &rows.kept[i].row);
+	for (size_t i = 0; i < rows.count && e == 0; i++) {
+		struct kept_row *k = &rows.kept[i];
+		k->client = recover_find(r, k->row.id);
+		e = load_client(r, k->client, &k->row, &k->pages, &k->page_count);
 		point(POINT_recover_rows);
-		free(rows.kept[i].state);
+	}
+	for (size_t i = 0; i < rows.count; i++) {
+		struct kept_row *k = &rows.kept[i];
+		if (e == 0)
+			hold_pages(r, k->client, k->pages, k->page_count);
+		free(k->state);
 	}
 	free(rows.kept);
 	return e;

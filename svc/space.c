@@ -126,7 +126,6 @@ static struct leaf *leaf_begin(struct graveyard *g, struct leaf *leaf)
 	memset(leaf, 0, sizeof(*leaf));
 	atomic_init(&leaf->refs, 1);
 	leaf->id = atomic_fetch_add(&g->next_id, 1);
-	atomic_store(&leaf->dirty, true);
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
 }
@@ -408,7 +407,7 @@ struct leaf *space_leaf(struct space *s, uint64_t number)
 	if (!b) {
 		space_block_insert(s, number, leaf_new(s->graveyard));
 		b = block_at(s, number);
-	} else if (atomic_load(&b->leaf->refs) > 1) {
+	} else if (!leaf_is_own(b->leaf)) {
 		replace_leaf(s, b, leaf_clone(s->graveyard, b->leaf));
 	}
 	return b->leaf;
@@ -419,7 +418,7 @@ bool space_ready(struct space *s, uint64_t addr)
 	struct block *b = block_at(s, addr >> BLOCK_SHIFT);
 	struct leaf *leaf;
 
-	if (b && atomic_load(&b->leaf->refs) == 1)
+	if (b && leaf_is_own(b->leaf))
 		return true;
 	if (!b && !try_insert_room(s, 1))
 		return false;
@@ -460,7 +459,7 @@ void space_set(
 	 * the blobs are known when they are written (rule 9). */
 	if (entry_blob(old) != entry_blob(entry) ||
 		(entry_state(old) != entry_state(entry) && (is_out(old) || is_out(entry)))) {
-		atomic_store(&leaf->dirty, true);
+		leaf_changed(leaf);
 		struct block *b = block_at(s, number);
 		if (b && b->leaf == leaf)
 			block_changed(s, b);
@@ -486,9 +485,9 @@ void space_row_outdated(struct space *s, uint64_t number)
 	struct block *b = block_at(s, number);
 
 	/* A leaf of several is nobody's to mark; it is written when one of them changes it. */
-	if (!b || atomic_load(&b->leaf->refs) > 1)
+	if (!b || !leaf_is_own(b->leaf))
 		return;
-	atomic_store(&b->leaf->dirty, true);
+	leaf_changed(b->leaf);
 	block_changed(s, b);
 }
 

@@ -87,14 +87,34 @@ static inline blob_t entry_blob(uint32_t e)
 	return entry_state(e) == PAGE_HELD ? BLOB_NONE : entry_value(e);
 }
 
+/* A leaf against its row in the index.
+ *
+ *   NEW ----------> WRITTEN -------> CLEAN -----> CHANGED ---> WRITTEN
+ *    snapshot              committed      changed       snapshot
+ *                  WRITTEN -------> CHANGED
+ *                       changed, or failed
+ *
+ * A leaf is changed by one client and written in a transaction that need not be another's. So
+ * clients share only one that stays as its row is, or as it will be: that is NEW or CLEAN, and
+ * is never changed again. */
+enum leaf_row {
+	LEAF_NEW,     /* it has none */
+	LEAF_WRITTEN, /* in the transaction that is under way */
+	LEAF_CLEAN,   /* it is the row */
+	LEAF_CHANGED, /* the row is an older state */
+};
+
 struct leaf {
 	_Atomic uint32_t refs;
-	_Atomic bool dirty; /* differs from its index row, or has none */
-	uint16_t out;	    /* entries HELD or STORED */
-	uint16_t held;	    /* of these, HELD */
-	uint64_t id;	    /* of the index row, never used twice */
-	struct leaf *next;  /* graveyard */
-	bool waited;	    /* there: one transaction has passed (indexer.c) */
+	_Atomic int row; /* enum leaf_row */
+	/* Another client's row may name it, or will: nobody changes it any more, also when only
+	 * one has it left. */
+	_Atomic bool shared;
+	uint16_t out;	   /* entries HELD or STORED */
+	uint16_t held;	   /* of these, HELD */
+	uint64_t id;	   /* of the index row, never used twice */
+	struct leaf *next; /* graveyard */
+	bool waited;	   /* there: one transaction has passed (indexer.c) */
 	uint32_t entry[BLOCK_PAGES];
 };
 

@@ -527,11 +527,16 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 
 /* ---- fork ---- */
 
-/* A leaf with HELD pages changes soon, for parent and child at different moments. */
+/* A leaf with HELD pages changes soon, for parent and child at different moments. One whose row
+ * is an older state may be written with the child's rows and not with the parent's, which would
+ * name what it was not when they were written (rule 10). */
 static struct leaf *leaf_for_child(struct space *parent, struct leaf *leaf)
 {
-	if (leaf->held > 0)
+	int row = atomic_load(&leaf->row);
+
+	if (leaf->held > 0 || (row != LEAF_NEW && row != LEAF_CLEAN))
 		return leaf_clone(parent->graveyard, leaf);
+	atomic_store(&leaf->shared, true);
 	atomic_fetch_add(&leaf->refs, 1);
 	return leaf;
 }

@@ -10,6 +10,17 @@ void *space_alloc(size_t size); /* never NULL: waits. free() */
 void space_make_room(void **array, size_t count, size_t *room, size_t element);
 
 struct leaf *leaf_new(struct graveyard *g);
+/* May it be changed where it is? */
+static inline bool leaf_is_own(const struct leaf *leaf)
+{
+	return atomic_load(&leaf->refs) == 1 && !atomic_load(&leaf->shared);
+}
+/* Its row isn't what it is any more. */
+static inline void leaf_changed(struct leaf *leaf)
+{
+	if (atomic_load(&leaf->row) != LEAF_NEW)
+		atomic_store(&leaf->row, LEAF_CHANGED);
+}
 /* Takes the reference. */
 void graveyard_add_blob(struct graveyard *g, blob_t blob);
 void leaf_unref(struct graveyard *g, struct leaf *leaf);
@@ -28,7 +39,8 @@ struct piece {
 /* What is out in a part of a leaf goes to `to`, with a reference of its own to each blob. */
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
 void space_drop_aside(struct space *s);
-/* What its parent discarded before FORK was read, and steps behind that have brought, or not. */
+/* What its parent discarded before FORK was read, and steps behind that have brought, or not.
+ */
 void space_bear_late(struct space *child, const struct step *step, size_t count);
 
 #endif

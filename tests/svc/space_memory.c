@@ -64,7 +64,7 @@ static void unlist(struct space *s)
 		s->dirty_count--;
 	for (size_t i = 0; i < s->block_count; i++) {
 		s->block[i].listed = false;
-		atomic_store(&s->block[i].leaf->dirty, false);
+		atomic_store(&s->block[i].leaf->row, LEAF_CLEAN);
 	}
 }
 
