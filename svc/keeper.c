@@ -1,11 +1,14 @@
 #include "keeper.h"
+#include "cleanup.h"
 #include "log.h"
 #include "notify.h"
 #include "watchdog.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -73,6 +76,19 @@ static void say_alive(struct watch *w)
 	w->told_ms = now;
 }
 
+/* Of a thread, from /proc, on one line; "?" when it can't be told. */
+static const char *detail(pid_t worker, pid_t thread, const char *what, char ret[64])
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", (int)worker, (int)thread, what);
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, ret, 63);
+	ret[n > 0 ? n : 0] = '\0';
+	ret[strcspn(ret, "\n")] = '\0';
+	return n > 0 ? ret : "?";
+}
+
 static void end_if_hangs(struct watch *w, pid_t worker)
 {
 	uint64_t ms = 0;
@@ -80,9 +96,13 @@ static void end_if_hangs(struct watch *w, pid_t worker)
 
 	if (thread == 0)
 		return;
-	log_error("the worker hangs: its thread %d is at the same piece of work for %llu ms "
-		  "(watchdog in [service]); it is ended",
-		(int)thread, (unsigned long long)ms);
+	char name[64], where[64], call[64];
+	log_error(
+		"the worker hangs: its thread %d (%s) is at the same piece of work for %llu ms "
+		"(watchdog in [service]), in %s, system call %s; it is ended",
+		(int)thread, detail(worker, thread, "comm", name), (unsigned long long)ms,
+		detail(worker, thread, "wchan", where),
+		detail(worker, thread, "syscall", call));
 	kill(worker, SIGKILL);
 	w->watchdog = (struct watchdog){0}; /* not again at once */
 }

@@ -58,9 +58,10 @@ static bool is_wanted(const struct state *s, const int *keep, unsigned count, in
 	for (unsigned i = 0; i < count; i++)
 		if (keep[i] == fd)
 			return true;
+	if (!uffd_is_one(fd))
+		return false; /* before all journals are looked through */
 	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
-		if (atomic_load(&s->record[i].id) != 0 && waits_in(&s->record[i], fd) &&
-			uffd_is_one(fd))
+		if (atomic_load(&s->record[i].id) != 0 && waits_in(&s->record[i], fd))
 			return true;
 	return false;
 }

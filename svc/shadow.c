@@ -109,6 +109,7 @@ static void compare_block(
 	if (c->pagemap >= 0 &&
 		pagemap_read(c->pagemap, number << BLOCK_SHIFT, BLOCK_PAGES, here) < 0)
 		return;
+	bool settled = c->pagemap >= 0 && !uffd_fence_up(c->uffd);
 	for (unsigned page = 0; page < BLOCK_PAGES; page++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
 		uint32_t had = entry_in(p, addr), has = space_entry(&c->space, addr);
@@ -116,8 +117,9 @@ static void compare_block(
 		if (here[page] != PAGE_NONE)
 			continue; /* no fault will come */
 		d->lost += entry_out(had) && !entry_out(has);
-		/* Without a page table to look at it may be there. */
-		d->stale += c->pagemap >= 0 && !entry_out(had) && entry_out(has);
+		/* Without a page table to look at it may be there; and what is unread may have
+		 * taken it away. */
+		d->stale += settled && !entry_out(had) && entry_out(has);
 		d->other += entry_state(had) == PAGE_STORED &&
 			    entry_state(has) == PAGE_STORED &&
 			    entry_value(had) != entry_value(has);

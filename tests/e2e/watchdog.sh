@@ -33,6 +33,8 @@ is_noticed() { [ "$(hangs)" -gt "$noticed" ] && larder status; }
 is_replaced() { # WHAT
 	wait_for is_noticed || fail "$1: nobody notices"
 	[ "$(worker)" != "$before" ] || fail "$1: the worker is the same"
+	grep 'the worker hangs' "$work/larderd.log" | tail -n 1 | grep -qE 'thread [0-9]+ \(larder' ||
+		fail "$1: which thread? $(grep 'the worker hangs' "$work/larderd.log")"
 	noticed=$(hangs)
 	rm -f "$work"/at-*
 }
