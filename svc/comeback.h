@@ -6,12 +6,12 @@
  * its doorbell open. These are fetched from the agent by pidfd_getfd(2), and afterwards
  * everything is as if a worker had died and its keeper lived: recover.h does the rest.
  *
- *   open      the table, when one of its clients' agents lives
- *   fetch     for each client, what its agent keeps; the journal, by name
- *   the dead  who has no agent any more gets a userfaultfd without memory, which answers as
- * that of a program that has just ended: rows, journals and children then take the same way as
- * ever FORKs     that no worker had applied: their descriptors are gone, and so are the
- * children
+ *   open    the table, when one of its clients' agents lives
+ *   fetch   for each client, what its agent keeps; the journal, by name
+ *
+ * Who has no agent any more gets a userfaultfd without memory, which answers as that of a
+ * program that has just ended: rows, journals and children then take the same way as ever. So
+ * do FORKs that no worker had applied: their descriptors are gone, and the children with them.
  *
  * Why the service goes to the agents, and they don't come: an agent may open and send nothing
  * (agent.c), for whoever takes a program over can write to its stack. A list of system calls

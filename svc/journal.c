@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum {
 	HEAD = 4096,
@@ -56,24 +57,14 @@ struct journal {
 
 /* ---- sums ---- */
 
-static uint64_t mix(uint64_t h, uint64_t word)
-{
-	h = (h ^ word) * 0x9e3779b97f4a7c15ULL; /* odd: nothing is lost */
-	return h ^ h >> 32;
-}
-
 /* Of what an entry says, and where: 24 bits, never 0. It lies where the kernel has zeros. */
 static uint32_t sum_of(const struct uffd_msg *m, uint64_t position)
 {
 	struct uffd_msg plain = *m;
-	uint64_t word[ENTRY / 8], h = mix(MAGIC, position);
 
 	plain.reserved1 = 0;
 	plain.reserved2 = 0;
-	memcpy(word, &plain, sizeof(word));
-	for (unsigned i = 0; i < ENTRY / 8; i++)
-		h = mix(h, word[i]);
-	return (uint32_t)(h >> 40) | 1;
+	return (uint32_t)(XXH3_64bits_withSeed(&plain, ENTRY, position) >> 40) | 1;
 }
 
 static uint32_t get_sum(const struct uffd_msg *m)
@@ -94,7 +85,8 @@ static bool is_right(const struct uffd_msg *m, uint64_t position)
 
 static uint64_t with_sum(uint64_t position)
 {
-	return position | mix(MAGIC, position) >> POSITION_BITS << POSITION_BITS;
+	return position | XXH3_64bits(&position, sizeof(position)) >> POSITION_BITS
+									      << POSITION_BITS;
 }
 
 static uint64_t plain(uint64_t with_sum)

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #define MAGIC 0x657461747372646cULL /* "ldrstate" */
 
@@ -24,30 +25,21 @@ struct head {
 	uint32_t version, zero;
 };
 
-/* ---- checks ---- */
-
-/* FNV-1a: what is to be noticed is a file of somebody else's, or bad memory. */
-static uint64_t add_bytes(uint64_t sum, const void *bytes, size_t n)
-{
-	for (const unsigned char *p = bytes; n > 0; n--)
-		sum = (sum ^ *p++) * 0x100000001b3ULL;
-	return sum;
-}
+/* ---- checks: what is to be noticed is somebody else's file, or bad memory ---- */
 
 static uint64_t birth_sum(uint64_t id, const struct state_record *r)
 {
 	const uint64_t words[] = {id, r->parent, r->family};
 
-	return add_bytes(0xcbf29ce484222325ULL, words, sizeof(words));
+	return XXH3_64bits(words, sizeof(words));
 }
 
 static uint64_t join_sum(uint64_t id, const struct state_record *r)
 {
 	const size_t from = offsetof(struct state_record, pid);
-	uint64_t sum = add_bytes(0xcbf29ce484222325ULL, &id, sizeof(id));
 
-	return add_bytes(
-		sum, (const char *)r + from, offsetof(struct state_record, join_check) - from);
+	return XXH3_64bits_withSeed(
+		(const char *)r + from, offsetof(struct state_record, join_check) - from, id);
 }
 
 static bool is_whole(const struct state_record *r)
