@@ -3,6 +3,8 @@
 # service ends by order. The next larderd goes on with what is still out, and doesn't end.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/e2e/sums_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/sums_lib.sh"
 # shellcheck source=tests/e2e/both_lib.sh
 . "$source_dir/tests/e2e/both_lib.sh"
 need python3 unshare
@@ -14,21 +16,7 @@ install -d -m 700 "$LARDER_RUNTIME_DIR/store"
 mount -t tmpfs -o mode=0700,huge=never,noswap,size=1g larder "$LARDER_RUNTIME_DIR/store" || fail 'no tmpfs'
 memory_is 3000
 larderd_start "$everyone"
-mkfifo -m 666 "$work/home/in"
-exec {to}<>"$work/home/in"
-client_start /usr/bin/python3 -c '
-import hashlib, sys
-keep = [b"".join(b"%08d" % i for i in range(1 << 17)) for _ in range(32)]
-print("ready", flush=True)
-for line in open(sys.argv[1]):
-    print(line.strip(), hashlib.md5(b"".join(keep)).hexdigest(), flush=True)' in
-client_wait
-wait_for grep -q ready "$work/client.out" || fail 'python3 is not ready'
-ask() { # WORD
-	echo "$1" >&"$to"
-	wait_for grep -q "^$1 " "$work/client.out" || fail "no answer to $1"
-	sed -n "s/^$1 //p" "$work/client.out"
-}
+sums_start
 waits_for_room() { in_trouble no-room || grep -q 'waiting for room' "$work/larderd.log"; }
 right=$(ask before)
 

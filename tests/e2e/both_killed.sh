@@ -20,11 +20,9 @@ every=${BOTH_EVERY:-400} most=${BOTH_KILLS:-8}
 RANDOM=$seed
 echo "BOTH_SEED=$seed"
 
-runs() { ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; }
-ended() { ! runs; }
 kills=0 halves=0 # of these, before they came to serve
 kill_both() {
-	while [ "$kills" -lt "$most" ] && runs; do
+	while [ "$kills" -lt "$most" ] && guest_runs; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
 		both_die
 		kills=$((kills + 1))
@@ -38,26 +36,16 @@ kill_both() {
 
 larderd_start "$everyone"
 # shellcheck disable=SC2086 # a list of options
-client_start "$work/bin/larder-guest" --threads "${BOTH_THREADS:-2}" --mb "${BOTH_MB:-64}" --seed "$seed" \
-	--seconds "${BOTH_SECONDS:-20}" --child-steps 200 --pause ${BOTH_OPTIONS:---ops read,write,poke,mmap,munmap,populate}
+guest_begin --threads "${BOTH_THREADS:-2}" --mb "${BOTH_MB:-64}" --seed "$seed" --seconds "${BOTH_SECONDS:-20}" \
+	--child-steps 200 --pause ${BOTH_OPTIONS:---ops read,write,poke,mmap,munmap,populate}
 client_wait
-"$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal >"$work/evictor.out" &
-evictor=$!
-started+=("$evictor")
 kill_both
 agents=$(agents_of "$work/bin/larder-guest")
-! runs || [ "$agents" -eq 1 ] || fail "$agents agents"
-WAIT=120 wait_for ended || guest_hangs
-[ -z "${BOTH_LOG:-}" ] || cp "$work/larderd.log" "$BOTH_LOG"
-code=0
-wait "$client_pid" || code=$?
-wait "$evictor" || fail "the evictor ended with $?"
-cat "$work/evictor.out"
+guest_ended || [ "$agents" -eq 1 ] || fail "$agents agents"
+guest_end "${BOTH_LOG:-}"
 out=$(sed -n 's/^took over [0-9]* clients with \([0-9]*\) MiB.*/\1/p' "$work/larderd.log" |
 	awk '{ sum += $1 } END { print sum + 0 }')
 echo "$kills killed together, $halves of them at their start, $(grep -c 'an earlier larderd is gone: 1' "$work/larderd.log") takeovers, $out MiB out then"
-[ "$code" -eq 0 ] || fail "the guest ended with $code"
-grep 'pages verified$' "$work/client.out"
 [ "$kills" -gt 0 ] || fail 'nothing was killed'
 [ "$out" -gt 0 ] || fail 'nothing was out when they were killed'
 [ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'

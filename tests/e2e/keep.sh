@@ -5,6 +5,8 @@
 # nobody waits for leaves nothing.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/e2e/sums_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/sums_lib.sh"
 need python3
 
 # keeper_start: a larderd --keep.
@@ -22,11 +24,6 @@ ended() { # CODE of what ends it is well
 	[ "$code" -eq 0 ] || fail "larderd ended with $code"
 	service=''
 }
-ask() { # WORD
-	echo "$1" >&"$to"
-	wait_for grep -q "^$1 " "$work/client.out" || fail "no answer to $1"
-	sed -n "s/^$1 //p" "$work/client.out"
-}
 
 # ---- nobody waits: as ever ----
 keeper_start
@@ -36,17 +33,8 @@ ended
 
 # ---- a program ----
 keeper_start
-mkfifo -m 666 "$work/home/in"
-exec {to}<>"$work/home/in"
-client_start /usr/bin/python3 -c '
-import hashlib, sys
-keep = [b"".join(b"%08d" % i for i in range(1 << 17)) for _ in range(32)]
-print("ready", flush=True)
-for line in open(sys.argv[1]):
-    print(line.strip(), hashlib.md5(b"".join(keep)).hexdigest(), flush=True)' in
-client_wait
+sums_start
 python=$client_pid
-wait_for grep -q ready "$work/client.out" || fail 'python3 is not ready'
 right=$(ask before)
 stop_by_signal() { kill "$service"; }
 stop_by_order() { larder stop --keep; }

@@ -6,6 +6,8 @@
 # The service stays at a point (svc/points.h) for much longer than the test waits.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/e2e/sums_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/sums_lib.sh"
 need python3
 
 points=(fetch moved loop)
@@ -46,26 +48,12 @@ is_kept() { # WHAT
 
 # ---- a program ----
 
-# 32 MiB of numbers, and their sum each time that a line comes.
-program='
-import hashlib, sys
-keep = [b"".join(b"%08d" % i for i in range(1 << 17)) for _ in range(32)]
-print("ready", flush=True)
-for line in open(sys.argv[1]):
-    print(line.strip(), hashlib.md5(b"".join(keep)).hexdigest(), flush=True)'
-tell() { echo "$1" >&"$to"; }
 says() { wait_for grep -q "^$1 $right\$" "$work/client.out" || fail "$1: $(tail -n 1 "$work/client.out")"; }
 
 larderd_start "$everyone"$'\nwatchdog = 1s'
-mkfifo -m 666 "$work/home/in"
-exec {to}<>"$work/home/in"
-client_start /usr/bin/python3 -c "$program" in
-client_wait
+sums_start
 program_pid=$client_pid
-wait_for grep -qx ready "$work/client.out" || fail 'python3 is not ready'
-tell first
-wait_for grep -q '^first ' "$work/client.out" || fail 'no answer'
-right=$(sed -n 's/^first //p' "$work/client.out")
+right=$(ask first)
 evict_fully
 
 before=$(worker)

@@ -3,6 +3,8 @@
 # released, and serves who waits. When the keeper dies, the worker gives everything back.
 # shellcheck source=tests/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+# shellcheck source=tests/e2e/sums_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/sums_lib.sh"
 need python3
 
 worker() { json .service.pid; }
@@ -13,25 +15,8 @@ kill_worker() {
 	wait_for another || fail 'no other worker answers'
 }
 
-# 32 MiB of numbers, and their sum each time that a line comes.
-program='
-import hashlib, sys
-keep = [b"".join(b"%08d" % i for i in range(1 << 17)) for _ in range(32)]
-print("ready", flush=True)
-for line in open(sys.argv[1]):
-    print(line.strip(), hashlib.md5(b"".join(keep)).hexdigest(), flush=True)'
-ask() { # WORD
-	echo "$1" >&"$to"
-	wait_for grep -q "^$1 " "$work/client.out" || fail "no answer to $1"
-	sed -n "s/^$1 //p" "$work/client.out"
-}
-
 larderd_start "$everyone"
-mkfifo -m 666 "$work/home/in"
-exec {to}<>"$work/home/in"
-client_start /usr/bin/python3 -c "$program" in
-client_wait
-wait_for grep -q ready "$work/client.out" || fail 'python3 is not ready'
+sums_start
 right=$(ask before)
 evict_fully
 evicted=$(client evicted_bytes)

@@ -20,39 +20,27 @@ RANDOM=$seed
 echo "KILL_SEED=$seed"
 
 worker() { cat "/proc/$service/task/$service/children"; }
-runs() { ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; }
 kills=0
 # Wherever it is, also before it has come to serve; but not for ever, for the guest needs one that lives.
 kill_workers() {
 	local pid end=$((SECONDS + seconds))
-	while runs && [ "$SECONDS" -lt "$end" ]; do
+	while guest_runs && [ "$SECONDS" -lt "$end" ]; do
 		sleep "0.$(printf %03d $((RANDOM % every)))"
 		[ "${KILL_OUT:-0}" -eq 0 ] || WAIT=5 wait_for enough_is_out || true
 		pid=$(worker) || pid=''
 		if [ -n "$pid" ] && kill -9 "${pid// /}" 2>/dev/null; then kills=$((kills + 1)); fi
 	done
 }
-ended() { ! runs; }
-enough_is_out() { ! runs || [ "$(client evicted_bytes)" -ge $((KILL_OUT << 20)) ]; }
+enough_is_out() { guest_ended || [ "$(client evicted_bytes)" -ge $((KILL_OUT << 20)) ]; }
 
 larderd_start "$everyone"
 read -ra options <<<"${KILL_OPTIONS:-$*}"
 [ "${#options[@]}" -gt 0 ] || options=(--ops "read,write,poke,mmap,munmap,populate")
-client_start "$work/bin/larder-guest" --threads "${KILL_THREADS:-1}" --mb "${KILL_MB:-64}" --seed "$seed" \
-	--seconds "$seconds" --child-steps 200 "${options[@]}"
-"$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal >"$work/evictor.out" &
-evictor=$!
-started+=("$evictor")
+guest_begin --threads "${KILL_THREADS:-1}" --mb "${KILL_MB:-64}" --seed "$seed" --seconds "$seconds" \
+	--child-steps 200 "${options[@]}"
 kill_workers
-WAIT=120 wait_for ended || guest_hangs
-[ -z "${KILL_LOG:-}" ] || cp "$work/larderd.log" "$KILL_LOG"
-code=0
-wait "$client_pid" || code=$?
-wait "$evictor" || fail "the evictor ended with $?"
-cat "$work/evictor.out"
+guest_end "${KILL_LOG:-}"
 echo "$kills workers killed, $(grep -c 'took over' "$work/larderd.log") took over"
-[ "$code" -eq 0 ] || fail "the guest ended with $code"
-grep 'pages verified$' "$work/client.out"
 [ "$kills" -gt 0 ] || fail 'nothing was killed'
 wait_for larder status || fail 'the last worker does not answer'
 larderd_stop

@@ -23,6 +23,28 @@ guest_run() {
 	return "$code"
 }
 
+# guest_begin ARG...: starts the guest, and evicts while services die and come. guest_end: it ends, and
+# every byte was right.
+guest_begin() {
+	client_start "$work/bin/larder-guest" "$@"
+	"$source_dir/tests/guest/evictor" "$LARDER_RUNTIME_DIR/stats.sock" "$client_pid" mortal \
+		>"$work/evictor.out" &
+	guest_evictor=$!
+	started+=("$guest_evictor")
+}
+guest_runs() { ! gone "$client_pid" && [ "$(ps -o stat= -p "$client_pid")" != Z ]; }
+guest_ended() { ! guest_runs; }
+guest_end() { # LOG, where a copy of the service's goes, or ''
+	local code=0
+	WAIT=120 wait_for guest_ended || guest_hangs
+	[ -z "$1" ] || cp "$work/larderd.log" "$1"
+	wait "$client_pid" || code=$?
+	wait "$guest_evictor" || fail "the evictor ended with $?"
+	cat "$work/evictor.out"
+	[ "$code" -eq 0 ] || fail "the guest ended with $code"
+	grep 'pages verified$' "$work/client.out"
+}
+
 # What the service thinks of it, and where its threads are, before it is ended.
 guest_hangs() {
 	local process task
