@@ -153,6 +153,12 @@ static inline bool client_agent_alive(const struct client *c)
 	return c->agent_pidfd >= 0 && process_alive(c->agent_pidfd);
 }
 
+/* What tells of the agent's end. One that was another service's has no socket to this one. */
+static inline int client_agent_end(const struct client *c)
+{
+	return c->socket >= 0 ? c->socket : c->agent_pidfd;
+}
+
 /* The same for it and all that descend from it. */
 static inline uint64_t client_family(const struct client *c)
 {

@@ -5,6 +5,7 @@
 #include "closer.h"
 #include "comeback.h"
 #include "evictor.h"
+#include "gone.h"
 #include "http.h"
 #include "keep.h"
 #include "log.h"
@@ -139,18 +140,12 @@ void worker_publish_client(struct worker *w, struct client *c)
 	client_unref(c);
 }
 
-/* What tells of the agent's end. One that was another service's has no socket to this one. */
-static int agent_end(const struct client *c)
-{
-	return c->socket >= 0 ? c->socket : c->agent_pidfd;
-}
-
 void worker_watch_client(struct worker *w, struct client *c)
 {
 	int r = 0;
 
-	if (agent_end(c) >= 0)
-		r = watch(w, agent_end(c), EPOLLIN, source(SOURCE_AGENT, c->id));
+	if (client_agent_end(c) >= 0)
+		r = watch(w, client_agent_end(c), EPOLLIN, source(SOURCE_AGENT, c->id));
 	if (r == 0 && c->pidfd >= 0)
 		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
 	if (r < 0)
@@ -158,135 +153,7 @@ void worker_watch_client(struct worker *w, struct client *c)
 			(int)c->pid, strerror(-r));
 }
 
-void worker_drop_client(struct worker *w, struct client *c)
-{
-	if (agent_end(c) >= 0)
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
-	if (c->pidfd >= 0)
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
-	readers_remove(w->readers, c);
-
-	/* First: whoever finds its leaves dead finds it there, and its rows go with theirs. */
-	worker_table_end(w, c);
-
-	/* An eviction that is under way finds an empty space. */
-	pthread_mutex_lock(&c->gate);
-	/* Forks of its that were read live on. */
-	birth_pass_on(c);
-	sequence_flush(c);
-	space_done(&c->space);
-	space_init(&c->space, &w->graveyard);
-	atomic_store(&c->dropped, true);
-	pthread_mutex_unlock(&c->gate);
-	atomic_fetch_add(&w->past_faults, atomic_load(&c->faults));
-	atomic_fetch_add(&w->past_evicted, atomic_load(&c->pages_evicted));
-	atomic_fetch_add(&w->past_restored, atomic_load(&c->pages_restored));
-	atomic_fetch_add(&w->past_events,
-		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
-			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
-	if (c->brief_key)
-		brief_ended(&w->brief, c->brief_key,
-			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
-	evictor_forget(w->evictor, atomic_load(&c->indexed));
-}
-
-/* ---- the end of clients ---- */
-
-/* Only the kernel's word that the address space is gone frees pages (rule 3): a hang-up or a
- * dead leader is a hint, for others may share the memory. */
-static bool is_gone(const struct client *c)
-{
-	return client_state(c) == CLIENT_GONE || client_memory_gone(c);
-}
-
-/* The program is gone from this memory, and the agent has nothing to do there any more. It sees
- * so, or is told; one that is stopped or frozen would keep the memory for ever. */
-static void end_agent(struct client *c)
-{
-	if (c->ended_ms == 0) {
-		c->ended_ms = worker_now_ms();
-		order_exit(c->link, c->doorbell);
-	} else if (worker_now_ms() - c->ended_ms >= FOLLOW_MS && client_agent_alive(c)) {
-		log_debug("client %d (%s): its agent doesn't follow, and is killed",
-			(int)c->pid, c->exe);
-		syscall(SYS_pidfd_send_signal, c->agent_pidfd, SIGKILL, NULL, 0);
-	}
-}
-
-/* Does the agent still share its program's memory? If not, the program runs another image, and
- * the old one lives by the agent only. A hang-up of the exec pipe is a hint: closefrom(3) makes
- * one too, and a forked child that holds the pipe prevents it. */
-static void end_if_execed(struct client *c)
-{
-	pid_t task;
-
-	if (process_share_memory(c->pid, c->pidfd, c->agent_pid, -1) == 0 &&
-		/* A leader that has exited has no memory; its threads go on. */
-		maps_memory_task(c->procdir, c->agent_pid, &task) == -ENOENT)
-		end_agent(c);
-}
-
-/* A forked child that is answered no more, and has no agent: without a name for it, nobody
- * could tell which one hangs. Here, as it takes longer than a reader has. */
-static void name_failed(struct client *c)
-{
-	pid_t pid;
-
-	if (c->named || c->pidfd >= 0 || pthread_mutex_trylock(&c->gate) != 0)
-		return;
-	bool failed = c->failed;
-	pthread_mutex_unlock(&c->gate);
-	if (atomic_load(&c->pending))
-		worker_retry_later(c->worker, c, 1);
-	_cleanup_fd_ int pidfd = failed ? owner_find(c->uffd, &pid) : -EAGAIN;
-	if (pidfd == -EAGAIN)
-		return;
-	c->named = true;
-	if (pidfd >= 0)
-		log_error("client %llu (%s): the child that isn't answered is process %d",
-			(unsigned long long)c->id, c->exe, (int)pid);
-}
-
-static bool drop_if_gone(struct worker *w, struct client *c)
-{
-	if (!is_gone(c))
-		return false;
-	log_debug("client %d (%s): gone", (int)c->pid, c->exe);
-	point(POINT_ended);
-	worker_drop_client(w, c);
-	return true;
-}
-
-/* Does anything need the timer? Any client does: those without a pidfd, those on their way out,
- * and all others because an exec after closefrom(3) is told by nobody. */
-static bool sweep(struct worker *w)
-{
-	struct client **client;
-	size_t count;
-	bool again = false;
-
-	if (worker_clients(w, &client, &count) < 0)
-		return true;
-	for (size_t i = 0; i < count; i++) {
-		struct client *c = client[i];
-		pulse_begin();
-		if (!drop_if_gone(w, c)) {
-			again = true;
-			if (c->ended_ms > 0)
-				end_agent(c);
-			else if (c->pidfd >= 0 && c->agent_pid != 0)
-				end_if_execed(c);
-			else
-				name_failed(c);
-		}
-		pulse_end();
-		client_unref(c);
-	}
-	free(client);
-	return again;
-}
-
-static void arm_timer(struct worker *w)
+void worker_arm_timer(struct worker *w)
 {
 	struct itimerspec t = {.it_value.tv_sec = SWEEP_S};
 	if (w->timer_armed)
@@ -297,47 +164,8 @@ static void arm_timer(struct worker *w)
 
 static void sweep_and_arm(struct worker *w)
 {
-	if (sweep(w))
-		arm_timer(w);
-}
-
-/* Where programs end by the thousand, a look at all of them for each would be too much. */
-static void look_after(struct worker *w, struct client *c)
-{
-	if (!drop_if_gone(w, c))
-		arm_timer(w);
-}
-
-static void on_agent(struct worker *w, uint64_t id)
-{
-	struct client *c = worker_by_id(w, id);
-
-	if (!c)
-		return;
-	/* All it ever says is that its exec pipe hung up. */
-	if (c->socket >= 0 && attach_discard(c->socket)) {
-		end_if_execed(c);
-	} else {
-		/* The agent is gone; the program mostly too. If not, it is served, but no more
-		 * is taken. */
-		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, agent_end(c), NULL);
-		c->agent_pid = 0;
-		look_after(w, c);
-	}
-	client_unref(c);
-}
-
-static void on_program(struct worker *w, uint64_t id)
-{
-	struct client *c = worker_by_id(w, id);
-
-	if (!c)
-		return;
-	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
-	/* The agent sees the same and ends; its hang-up brings us back. */
-	end_agent(c);
-	look_after(w, c);
-	client_unref(c);
+	if (gone_sweep(w))
+		worker_arm_timer(w);
 }
 
 /* ---- handshakes ---- */
@@ -358,7 +186,7 @@ static void end_silent(struct loop *l)
 			end_handshake(l, i);
 		}
 	if (l->handshakes > 0)
-		arm_timer(l->w);
+		worker_arm_timer(l->w);
 }
 
 /* While no more can be taken in, new ones wait in the queue. */
@@ -370,7 +198,7 @@ static void listen_again(struct loop *l, bool on)
 	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_MOD, l->w->attach_fd, &e);
 	l->deaf = !on;
 	if (!on)
-		arm_timer(l->w);
+		worker_arm_timer(l->w);
 }
 
 /* Room for one more: nobody keeps others out by connecting and saying nothing. The oldest of
@@ -425,7 +253,7 @@ static void on_attach(struct loop *l)
 		listen_again(l, false);
 		return;
 	}
-	arm_timer(l->w);
+	worker_arm_timer(l->w);
 	/* HELLO mostly came with the connection. */
 	if (!a || attach_advance(l->w, a) != 0)
 		return;
@@ -576,10 +404,10 @@ static void dispatch(struct loop *l, uint64_t data)
 		on_handshake(l, id);
 		break;
 	case SOURCE_AGENT:
-		on_agent(l->w, id);
+		gone_agent(l->w, id);
 		break;
 	case SOURCE_PROGRAM:
-		on_program(l->w, id);
+		gone_program(l->w, id);
 		break;
 	}
 }

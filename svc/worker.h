@@ -112,6 +112,8 @@ int worker_run(const struct worker_options *o);
 
 /* The main thread looks for clients that are gone. Any thread. */
 void worker_kick(struct worker *w);
+/* The next sweep comes within a second. The main thread's. */
+void worker_arm_timer(struct worker *w);
 /* A client has deferred faults: a reader tries again, at the latest in delay_ns. Any thread. */
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
 
@@ -124,7 +126,6 @@ void worker_publish_client(struct worker *w, struct client *c);
 void worker_record_client(struct worker *w, struct client *c);
 /* Its agent and its process, as far as it has them. */
 void worker_watch_client(struct worker *w, struct client *c);
-void worker_drop_client(struct worker *w, struct client *c); /* main thread */
 /* References to all clients; *ret is the caller's: client_unref each, free. */
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count);
 /* The same with those that have ended, as of one moment. For the index. */
