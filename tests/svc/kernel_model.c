@@ -150,7 +150,9 @@ static bool is_busy(const struct memory *m, unsigned place)
 
 static void move(struct memory *m, struct thread *t, unsigned from, unsigned to)
 {
-	bool keep = rnd(4) == 0; /* MREMAP_DONTUNMAP */
+	/* MREMAP_DONTUNMAP; before that the shim has what is registered given back, for the
+	 * sake of other threads' children (shim_mremap.c). */
+	bool keep = (m->threads == 1 || !m->registered[from]) && rnd(4) == 0;
 
 	if (from == to || !m->mapped[from] || is_busy(m, to))
 		return;
