@@ -141,6 +141,10 @@ int view_open(struct view *v)
 		cut(v, m->grown[i].start);
 		cut(v, m->grown[i].end);
 	}
+	for (unsigned i = 0; i < v->late_count; i++) {
+		cut(v, v->late[i].at.start);
+		cut(v, v->late[i].at.end);
+	}
 	cut_at(v, l->step, l->count);
 	cut_at(v, m->line, m->line_count);
 	cut_at(v, m->early, m->early_count);
@@ -239,16 +243,33 @@ static uint64_t through(const struct step *s, uint64_t addr)
 	return is_remap(s) && covers(s->to, s->len, addr) ? GONE : addr;
 }
 
+/* What one of these steps had brought to there. */
+static bool discarded(const struct view *v, size_t from, size_t to, uint64_t addr)
+{
+	for (unsigned i = 0; i < v->late_count; i++) {
+		const struct late *l = &v->late[i];
+		if (l->met >= from && l->met <= to && l->at.start <= addr && addr < l->at.end)
+			return true;
+	}
+	return false;
+}
+
 uint64_t view_at_last(
 	const struct view *v, const struct group *g, const bool *happened, uint64_t addr)
 {
 	const struct midwife *m = v->midwife;
 	size_t count = g ? g->count : v->steps->count;
 
+	if (discarded(v, 1, v->first, addr))
+		return GONE;
 	for (size_t i = 0; i < count && addr != GONE; i++) {
 		size_t step = g ? g->step[i] : i;
-		if (happened[step] && !v->part[step])
-			addr = through(&v->steps->step[step], addr);
+		size_t number = v->first + step + 1;
+		if (!happened[step] || v->part[step])
+			continue;
+		addr = through(&v->steps->step[step], addr);
+		if (addr != GONE && discarded(v, number, number, addr))
+			addr = GONE;
 	}
 	/* The unmapping that is part of a move finds nothing: it moved on. */
 	for (size_t i = 0; i < m->line_count && addr != GONE; i++)

@@ -44,6 +44,8 @@ struct view {
 	size_t first;		   /* what was dropped by ones before is gone */
 	size_t before;
 	const struct midwife *midwife;
+	struct late late[DOUBT_MAX]; /* discards of what a step brought (space_late_of) */
+	unsigned late_count;
 	struct piece_of_space *piece;
 	size_t pieces, room;
 	bool *part;	/* by step: an UNMAP that is part of the REMAP before it */
@@ -71,8 +73,8 @@ static inline bool is_remap(const struct step *s)
 	return s->to != STEP_UNMAP && s->to != STEP_REMOVE;
 }
 
-/* Needs steps, first, before and midwife. -EBADMSG: more than anybody does who doesn't mean it.
- * view_close in either case. */
+/* Needs steps, first, before, late and midwife. -EBADMSG: more than anybody does who doesn't
+ * mean it. view_close in either case. */
 int view_open(struct view *v);
 void view_close(struct view *v);
 

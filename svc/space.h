@@ -143,10 +143,10 @@ struct doubt {
 	struct region kept[DOUBT_MAX]; /* unmapped, and still on record for that */
 	unsigned kept_count;
 	/* Discards of what wasn't on record: it may have been moved there, and its REMAP be
-	 * still to be read. met: it was. */
+	 * still to be read. met: it was, by the step of that number, from 1; 0: not yet. */
 	struct late {
 		struct region at;
-		bool met;
+		size_t met;
 	} late[DOUBT_MAX];
 	unsigned late_count;
 	bool late_met; /* one of them */
@@ -325,7 +325,8 @@ static inline bool steps_suffice(const struct steps *s, size_t events_before)
  * registered() says. Except for 0, nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
-/* What its parent would ask the kernel, the child asks for itself. */
+/* Its parent has one thread. What the parent would ask the kernel, the child asks for itself.
+ */
 void space_inherit_doubt(const struct space *parent, struct space *child);
 /* It is as its record says, or nobody can tell: no more questions. */
 void space_bear_none(struct space *child);

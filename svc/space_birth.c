@@ -71,6 +71,14 @@ static bool touched(const struct step *step, size_t count, uint64_t start, uint6
 	return false;
 }
 
+static bool discarded(const struct view *v, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < v->late_count; i++)
+		if (v->late[i].at.start < end && start < v->late[i].at.end)
+			return true;
+	return false;
+}
+
 /* Calls with each leaf of which the steps may have moved something, and with how many steps are
  * behind it. */
 static int each_leaf(struct view *v, struct space *s, struct plan *plan,
@@ -88,7 +96,8 @@ static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 		uint64_t start = s->block[i].number << BLOCK_SHIFT, end = start + BLOCK_SIZE;
 		if (s->block[i].leaf->out > 0 &&
 			(touched(v->steps->step, v->steps->count, start, end) ||
-				touched(m->line, m->line_count, start, end)))
+				touched(m->line, m->line_count, start, end) ||
+				discarded(v, start, end)))
 			r = what(v, plan, s->block[i].leaf, s->block[i].number, v->before,
 				false);
 	}
@@ -99,17 +108,16 @@ static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
-	size_t last = SIZE_MAX;
+	uint64_t seen = 0;
 
 	(void)plan;
 	(void)aside;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
-		size_t piece = view_piece_at(v, addr);
 		/* All of a piece came from one. */
-		if (!entry_out(leaf->entry[i]) || piece == last)
+		if (!entry_out(leaf->entry[i]) || addr < seen)
 			continue;
-		last = piece;
+		seen = view_piece_end(v, addr);
 		addr = view_at_first(v, addr, at);
 		struct piece_of_space *p = &v->piece[view_piece_at(v, addr)];
 		if (p->matters)
@@ -128,22 +136,20 @@ static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, ui
 static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
-	size_t last = SIZE_MAX;
-	uint64_t to = GONE, before = 0;
+	uint64_t to = GONE, before = 0, seen = 0;
 
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
-		size_t piece = view_piece_at(v, addr);
 
 		if (!entry_out(leaf->entry[i]))
 			continue;
-		if (piece != last)
+		if (addr >= seen) {
+			seen = view_piece_end(v, addr);
 			to = view_at_last(v, NULL, v->found, view_at_first(v, addr, at));
-		else if (to != GONE)
+			if (to != GONE && !view_is_there(v, to))
+				to = GONE;
+		} else if (to != GONE)
 			to += addr - before;
-		if (to != GONE && !view_is_there(v, to))
-			to = GONE;
-		last = piece;
 		before = addr;
 		if (aside ? to != GONE : to != addr)
 			plan_page(plan, leaf, number, i, to, aside);
@@ -279,6 +285,7 @@ int space_bear(
 	if (steps->lost && (child->out_pages > 0 || child->aside_count > 0))
 		return -EBADMSG;
 	if (some.count > 0 || m->line_count > 0) {
+		v.late_count = space_late_of(child, steps, before, first + some.count, v.late);
 		r = view_open(&v);
 		if (r == 0)
 			r = each_leaf(&v, child, NULL, take_samples);
@@ -294,9 +301,7 @@ int space_bear(
 		plan_close(child->graveyard, &plan);
 		view_close(&v);
 	}
-	if (r == 0) {
-		space_bear_late(child, &some.step[v.before], some.count - v.before);
+	if (r == 0)
 		space_bear_none(child);
-	}
 	return r;
 }

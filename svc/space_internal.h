@@ -39,8 +39,9 @@ struct piece {
 /* What is out in a part of a leaf goes to `to`, with a reference of its own to each blob. */
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
 void space_drop_aside(struct space *s);
-/* What its parent discarded before FORK was read, and steps behind that have brought, or not.
- */
-void space_bear_late(struct space *child, const struct step *step, size_t count);
+/* What its parent had discarded, before FORK was read, of what the steps until `end` bring:
+ * ret[], and how many. `before` of them had been read with FORK. */
+unsigned space_late_of(const struct space *child, const struct steps *steps, size_t before,
+	size_t end, struct late ret[DOUBT_MAX]);
 
 #endif
