@@ -311,7 +311,8 @@ struct midwife {
 	 * did shows in the answers. */
 	const struct step *early;
 	size_t early_count;
-	bool forked; /* it forked, too: that child may have what it unmapped afterwards */
+	bool forked;	/* it forked, too: that child may have what it unmapped afterwards */
+	uint64_t *work; /* what all tries have cost so far */
 };
 /* Has all been read that can have happened before the copying? With the parent's gate held. */
 static inline bool steps_suffice(const struct steps *s, size_t events_before)
@@ -321,8 +322,9 @@ static inline bool steps_suffice(const struct steps *s, size_t events_before)
 /* Brings the child's record in line with what its page tables were when they were copied:
  * somewhere among the steps, `before` of which had been applied to the record that it got.
  * Nothing is added to them meanwhile. 0: born, then `early` is to be applied; -EAGAIN;
- * -EBADMSG: it can't be told where some pages are, and nothing may be answered (rule 8); what
- * registered() says. Except for 0, nothing was changed. */
+ * -EBADMSG: it can't be told where some pages are, and nothing may be answered (rule 8);
+ * -E2BIG: nor can it, with so much work (BIRTH_WORK_MAX); what registered() says. Except for 0,
+ * nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
 /* Its parent has one thread. What the parent would ask the kernel, the child asks for itself.

@@ -9,6 +9,9 @@
 void *space_alloc(size_t size); /* never NULL: waits. free() */
 void space_make_room(void **array, size_t count, size_t *room, size_t element);
 
+/* Index of the first region that ends after addr. */
+size_t space_region_index(const struct space *s, uint64_t addr);
+
 struct leaf *leaf_new(struct graveyard *g);
 /* May it be changed where it is? */
 static inline bool leaf_is_own(const struct leaf *leaf)

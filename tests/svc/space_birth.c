@@ -62,6 +62,7 @@ struct world {
 	bool untold[PAGES];  /* discarded before the call that brought it returned */
 	bool left[PAGES];    /* something has left there */
 	unsigned ambiguous;
+	uint64_t work;
 };
 static struct world *now; /* for pager_apply */
 static uint64_t seed;	  /* that of a failure: again with SEED=, and TRACE= shows it */
@@ -460,7 +461,8 @@ static void bear(struct world *w, struct child *c)
 			.line = c->line,
 			.line_count = c->line_count,
 			.early = asked,
-			.early_count = asked_count};
+			.early_count = asked_count,
+			.work = &w->work};
 		r = space_bear(&c->space, c->steps, c->before, &m);
 		if (r != -EAGAIN)
 			break;
@@ -713,10 +715,14 @@ static int place_is_registered(void *arg, uint64_t addr)
 static void bear_late(bool moved, uint64_t out_pages)
 {
 	struct places p = {.base = 0x7f0000000000, .registered = {[8] = true}};
+	uint64_t work = 0;
 	const uint64_t at = p.base + (moved ? 4 * PAGE_SIZE : 0);
 	const struct step line = {at, p.base + 8 * PAGE_SIZE, PAGE_SIZE};
-	const struct midwife m = {
-		.registered = place_is_registered, .arg = &p, .line = &line, .line_count = 1};
+	const struct midwife m = {.registered = place_is_registered,
+		.arg = &p,
+		.line = &line,
+		.line_count = 1,
+		.work = &work};
 	struct discarded l;
 
 	late_begin(&l, p.base);
@@ -780,12 +786,14 @@ static void growth_tells_nothing_but_its_surroundings_do(void **state)
 {
 	(void)state;
 	for (int before = 0; before < 2; before++) {
+		uint64_t work = 0;
 		struct grown g = {.base = 0x7f0000000000, .before = before};
 		const struct region grown = {g.base, g.base + 4 * PAGE_SIZE};
 		const struct midwife m = {.registered = is_registered_by_any,
 			.arg = &g,
 			.grown = &grown,
-			.grown_count = 1};
+			.grown_count = 1,
+			.work = &work};
 		struct graveyard graveyard;
 		struct space parent, child;
 
