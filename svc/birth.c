@@ -180,26 +180,6 @@ static void note_growth(struct birth *b, const struct client *parent)
 	close(maps);
 }
 
-/* May what the child has there be a mapping that had grown there when it was forked, in the
- * place of one that was gone by then? Or it was forked before, and has that one: the parent's
- * mapping has grown by now in either case. What lies beside the growth tells which. Where that
- * is all of what was unmapped, it is taken for the growth, which it mostly is: then FORK is
- * read right after, else it would have been held up from before the unmapping on. */
-static bool grown_over(const struct birth *b, uint64_t addr)
-{
-	bool grown = false, gone = false;
-
-	for (unsigned i = 0; i < b->grown_count; i++)
-		grown |= b->grown[i].start <= addr && addr < b->grown[i].end;
-	for (size_t i = 0; grown && i < b->steps->count; i++) {
-		const struct step *t = &b->steps->step[i];
-		if (t->to < STEP_REMOVE && addr >= t->to && addr - t->to < t->len)
-			return false;
-		gone |= i < b->before && addr >= t->from && addr - t->from < t->len;
-	}
-	return grown && gone;
-}
-
 /* ---- fork ---- */
 
 /* A program with one thread: what was read before its FORK had happened, and nothing else had.
@@ -363,7 +343,7 @@ static int is_registered(void *arg, uint64_t addr)
 
 	if (r >= 0)
 		list_add(&child->birth->answers, addr, 0, (uint64_t)r);
-	return r == 1 && grown_over(child->birth, addr) ? 2 : r;
+	return r;
 }
 
 static int try_to_bear(struct client *child)

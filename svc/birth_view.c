@@ -230,6 +230,25 @@ static int by_calls(const struct step *call, size_t count, uint64_t addr)
 	return -ENOENT;
 }
 
+/* May what the child has there be a mapping that had grown there when it was forked, in the
+ * place of one that was gone by then? Or it was forked before, and has that one: the parent's
+ * mapping has grown by now in either case. What lies beside the growth tells which. */
+static bool grown_over(const struct view *v, uint64_t addr)
+{
+	const struct midwife *m = v->midwife;
+	bool grown = false, gone = false;
+
+	for (unsigned i = 0; i < m->grown_count; i++)
+		grown |= m->grown[i].start <= addr && addr < m->grown[i].end;
+	for (size_t i = 0; grown && i < v->steps->count; i++) {
+		const struct step *t = &v->steps->step[i];
+		if (is_remap(t) && covers(t->to, t->len, addr))
+			return false;
+		gone |= i < v->before && covers(t->from, t->len, addr);
+	}
+	return grown && gone;
+}
+
 int view_ask(struct view *v, uint64_t addr)
 {
 	struct piece_of_space *p = &v->piece[view_piece_at(v, addr)];
@@ -238,7 +257,8 @@ int view_ask(struct view *v, uint64_t addr)
 
 	if (p->matters)
 		return 0;
-	v->work += 1 + m->early_count + m->line_count;
+	v->work += 1 + m->early_count + m->line_count + m->grown_count;
+	v->work += m->grown_count > 0 ? v->steps->count : 0;
 	if (view_tired(v))
 		return -E2BIG;
 	r = by_calls(m->early, m->early_count, addr);
@@ -250,6 +270,8 @@ int view_ask(struct view *v, uint64_t addr)
 	p->is = r;
 	r = by_calls(m->line, m->line_count, addr);
 	p->was = r == -ENOENT ? p->is : r;
+	if (p->was == YES && grown_over(v, addr))
+		p->was = OPEN;
 	return 0;
 }
 

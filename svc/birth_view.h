@@ -30,7 +30,7 @@ struct piece_of_space {
 
 enum {
 	/* How much is done for one birth, in looks at a piece, a step or the like, of which
-	 * each takes some nanoseconds. Nobody needs a hundredth of it who doesn't mean it
+	 * each takes some nanoseconds. Nobody needs a tenth of it who doesn't mean it
 	 * (tests/svc/birth_work.c). */
 	BIRTH_WORK_MAX = 1 << 25,
 };

@@ -296,12 +296,12 @@ void space_fork_unborn(struct space *parent, struct space *child);
 
 /* What an unborn child asks of the kernel, and knows otherwise. */
 struct midwife {
-	/* Is the address registered in the child? 1, 0; 2: it is, which doesn't tell by what;
-	 * or -EAGAIN: an event of the child's is in flight, and has to be read before anything
-	 * can be asked. Other errors end it. */
+	/* Is the address registered in the child? 1, 0; or -EAGAIN: an event of the child's is
+	 * in flight, and has to be read before anything can be asked. Other errors end it. */
 	int (*registered)(void *arg, uint64_t addr);
 	void *arg;
-	/* Where its answers change, besides the ends of steps. */
+	/* Where mappings of the parent's had grown in place when FORK was read: what is
+	 * registered there may be such a one. */
 	const struct region *grown;
 	unsigned grown_count;
 	/* Calls of parents that were never born, made after all steps, in their order. */

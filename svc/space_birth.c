@@ -83,6 +83,8 @@ static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 	return r;
 }
 
+enum { LEAF_WORK = 32 }; /* to look at all of one */
+
 /* All of a piece comes one way. */
 static bool is_same_way(const struct view *v, uint64_t addr, size_t at)
 {
@@ -102,6 +104,7 @@ static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, ui
 {
 	(void)plan;
 	(void)aside;
+	v->work += LEAF_WORK;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
 		if (!entry_out(leaf->entry[i]) || is_same_way(v, addr, at))
@@ -135,6 +138,7 @@ static uint64_t end_of_way(struct view *v, uint64_t addr, size_t at)
 static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
+	v->work += LEAF_WORK;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
 		if (!entry_out(leaf->entry[i]))

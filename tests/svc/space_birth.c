@@ -767,10 +767,10 @@ static void a_single_threads_child_has_no_discard_to_come(void **state)
 
 /* ---- growth in place ---- */
 
-/* Eight pages were out, and were unmapped; a neighbour has grown over the first four by the
+/* Eight pages were out, and were unmapped; a neighbour has grown over the first of them by the
  * time that FORK is read. */
 struct grown {
-	uint64_t base;
+	uint64_t base, pages;
 	bool before; /* the page tables were copied before all that */
 };
 
@@ -778,7 +778,48 @@ static int is_registered_by_any(void *arg, uint64_t addr)
 {
 	const struct grown *g = arg;
 
-	return addr < g->base + 4 * PAGE_SIZE ? 2 : g->before;
+	return addr < g->base + g->pages * PAGE_SIZE || g->before;
+}
+
+/* The child, which has moved the first page of the place away before it was born, or not. */
+static int bear_grown(struct grown g, bool moves, struct space *child, struct graveyard *y)
+{
+	const struct region grown = {g.base, g.base + g.pages * PAGE_SIZE};
+	const struct step early = {g.base, g.base + 16 * PAGE_SIZE, PAGE_SIZE};
+	uint64_t work = 0;
+	const struct midwife m = {.registered = is_registered_by_any,
+		.arg = &g,
+		.grown = &grown,
+		.grown_count = 1,
+		.early = &early,
+		.early_count = moves,
+		.work = &work};
+	struct space parent;
+
+	graveyard_init(y, NULL);
+	space_init(&parent, y);
+	space_init(child, y);
+	space_region_add(&parent, g.base, g.base + 8 * PAGE_SIZE);
+	for (unsigned i = 0; i < 8; i++)
+		space_set(&parent, g.base >> BLOCK_SHIFT,
+			space_leaf(&parent, g.base >> BLOCK_SHIFT), i,
+			entry_make(PAGE_STORED, i + 1));
+	space_unmap(&parent, g.base, g.base + 8 * PAGE_SIZE);
+	struct steps *steps = space_fork(&parent, child);
+	int r = space_bear(child, steps, 1, &m);
+	space_check(child);
+	steps_unref(steps);
+	space_done(&parent);
+	return r;
+}
+
+static void end_grown(struct space *child, struct graveyard *y)
+{
+	space_done(child);
+	for (struct leaf *l = graveyard_take(y), *next; l; l = next) {
+		next = l->next;
+		leaf_free(y, l);
+	}
 }
 
 /* What the neighbour hasn't grown over tells whether the child was forked before. */
@@ -786,41 +827,31 @@ static void growth_tells_nothing_but_its_surroundings_do(void **state)
 {
 	(void)state;
 	for (int before = 0; before < 2; before++) {
-		uint64_t work = 0;
-		struct grown g = {.base = 0x7f0000000000, .before = before};
-		const struct region grown = {g.base, g.base + 4 * PAGE_SIZE};
-		const struct midwife m = {.registered = is_registered_by_any,
-			.arg = &g,
-			.grown = &grown,
-			.grown_count = 1,
-			.work = &work};
-		struct graveyard graveyard;
-		struct space parent, child;
+		struct grown g = {.base = 0x7f0000000000, .pages = 4, .before = before};
+		struct graveyard y;
+		struct space child;
 
-		graveyard_init(&graveyard, NULL);
-		space_init(&parent, &graveyard);
-		space_init(&child, &graveyard);
-		space_region_add(&parent, g.base, g.base + 8 * PAGE_SIZE);
-		for (unsigned i = 0; i < 8; i++)
-			space_set(&parent, g.base >> BLOCK_SHIFT,
-				space_leaf(&parent, g.base >> BLOCK_SHIFT), i,
-				entry_make(PAGE_STORED, i + 1));
-		space_unmap(&parent, g.base, g.base + 8 * PAGE_SIZE);
-		struct steps *steps = space_fork(&parent, &child);
-		assert_int_equal(space_bear(&child, steps, 1, &m), 0);
+		assert_int_equal(bear_grown(g, false, &child, &y), 0);
 		assert_int_equal(child.out_pages, before ? 8 : 0);
 		for (unsigned i = 0; i < 8 && before; i++)
 			assert_int_equal(
 				entry_value(space_entry(&child, g.base + i * PAGE_SIZE)),
 				i + 1);
-		space_check(&child);
-		steps_unref(steps);
-		space_done(&parent);
-		space_done(&child);
-		for (struct leaf *l = graveyard_take(&graveyard), *next; l; l = next) {
-			next = l->next;
-			leaf_free(&graveyard, l);
-		}
+		end_grown(&child, &y);
+	}
+}
+
+/* It has grown over all of it: nobody can tell. What the child has moved on tells no more. */
+static void growth_over_everything_is_refused(void **state)
+{
+	(void)state;
+	for (int moves = 0; moves < 2; moves++) {
+		struct grown g = {.base = 0x7f0000000000, .pages = 8};
+		struct graveyard y;
+		struct space child;
+
+		assert_int_equal(bear_grown(g, moves, &child, &y), -EBADMSG);
+		end_grown(&child, &y);
 	}
 }
 
@@ -828,6 +859,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(growth_tells_nothing_but_its_surroundings_do),
+		cmocka_unit_test(growth_over_everything_is_refused),
 		cmocka_unit_test(a_childs_moves_take_along_what_was_discarded),
 		cmocka_unit_test(a_child_keeps_what_wasnt_where_the_discard_was),
 		cmocka_unit_test(a_single_threads_child_has_no_discard_to_come),
