@@ -282,6 +282,12 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
+/* Something that was read waits for the fence to be seen down: what a fork may need, or a
+ * discard of what may be still to come. */
+static inline bool space_unsettled(const struct space *s)
+{
+	return s->steps || s->doubt.late_count > 0;
+}
 /* The fence was seen down, and nothing else is to be asked: no fork can be older than what is
  * kept aside, and children that were forked before have been told of all steps. */
 void space_forget_aside(struct space *s);
