@@ -42,8 +42,8 @@ enum journal_event {
 	/* [a, b): n = 1: registered with the client's userfaultfd; 0: it wasn't, and nothing of
 	 * it is ours. The kernel's answer, or our own doing. */
 	JOURNAL_ANSWER = 0x80,
-	/* [a, b) is about to be unregistered: unless an answer follows, it is to be asked for.
-	 */
+	/* [a, b) is about to be registered or unregistered: unless an answer for all of it or
+	 * JOURNAL_ASKED follows, or it is said to be in doubt, it is to be asked for. */
 	JOURNAL_ASK,
 	/* The fence was seen down, nothing was in doubt: what was aside is forgotten. */
 	JOURNAL_CALM,
@@ -78,6 +78,11 @@ enum journal_event {
 	JOURNAL_RESTORING,
 	/* The child has [a, b), part of that or none. */
 	JOURNAL_RESTORED,
+	/* What was about to be registered is on record, as far as it is. */
+	JOURNAL_ASKED,
+	/* [a, b) may be registered or not: it is on record, and in doubt with all else, until
+	 * JOURNAL_CALM. */
+	JOURNAL_DOUBT,
 };
 
 struct journal;

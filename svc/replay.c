@@ -27,7 +27,7 @@ struct replay {
 	uint64_t at;	/* the entry that is applied */
 	bool staging_gone;		/* with the program's memory */
 	uint64_t held[LINK_SLOTS / 64]; /* slots of which JOURNAL_MOVED tells */
-	struct region ask;		/* was about to be unregistered */
+	struct region ask;		/* was about to be registered or unregistered */
 	struct birth_answer *answer;	/* owned */
 	size_t answer_count, answer_room;
 	uint8_t staging[LINK_SLOTS]; /* enum page_presence */
@@ -218,6 +218,13 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 	case JOURNAL_ASK:
 		p->ask = (struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
 		break;
+	case JOURNAL_ASKED:
+		p->ask = (struct region){0, 0};
+		break;
+	case JOURNAL_DOUBT:
+		p->ask = (struct region){0, 0};
+		settle_open_all(c, m->arg.reserved.reserved1, m->arg.reserved.reserved2);
+		break;
 	case JOURNAL_CALM:
 		space_forget_aside(&c->space);
 		break;
@@ -299,7 +306,7 @@ static void replay_journal(struct recovery *r, struct client *c)
 	if (c->birth && any_passed_on(&p) && !uffd_alive(c->uffd))
 		birth_pass_on_again(c, next_passed_on, &p);
 	if (p.ask.end > 0)
-		c->space.doubt.lost = true;
+		settle_later(c, p.ask.start, p.ask.end);
 	note_moved(&p);
 	free(p.answer);
 	free(p.taken);

@@ -62,6 +62,7 @@ struct memory {
 	unsigned queued;
 	unsigned lag; /* so many looks find the fence up though nothing is under way */
 	bool mapped[PLACES], registered[PLACES];
+	unsigned changes[PLACES]; /* of what is mapped there */
 	bool present[PLACES][PLACE_PAGES];
 	uint32_t number[PLACES][PLACE_PAGES]; /* what the program would find there */
 	/* Its agent's. */
@@ -92,6 +93,8 @@ bool model_calm(struct memory *m);
 void model_touch(struct memory *m, unsigned place, unsigned page);
 /* False: somebody is in a call. */
 bool model_end(struct memory *m);
+/* A call that brings something there, or discards it, is under way. */
+bool model_is_busy(const struct memory *m, unsigned place);
 bool model_is_discarding(const struct memory *m);
 bool model_fence_up(struct memory *m);
 

@@ -17,6 +17,7 @@
 #include "codec_pool.h"
 #include "evict_block.h"
 #include "evictor.h"
+#include "give_back.h"
 #include "indexer.h"
 #include "journal.h"
 #include "kernel_model.h"
@@ -46,7 +47,7 @@
 #include <cmocka.h>
 
 enum {
-	SEEDS = 300,
+	SEEDS = 200,
 	LIVES = 12, /* of workers, in one run */
 	STEPS = 120,
 	ROWS = 64,
@@ -637,27 +638,6 @@ void codec_pool_run(struct codec_pool *p, unsigned count, codec_fn *fn, void *ar
 		fn(arg, i, NULL);
 }
 
-int adopt_block(struct client *c, uint64_t number)
-{
-	const struct memory *m = memory_of(c);
-	bool settled = !space_in_doubt(&c->space) && !model_fence_up(memory_of(c));
-
-	for (unsigned page = 0; page < PLACE_PAGES; page++) {
-		uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
-		uint32_t e = space_entry(&c->space, addr);
-		bool here = m->present[number - (PLACE_FIRST >> BLOCK_SHIFT)][page];
-		if (!space_region_at(&c->space, addr))
-			continue;
-		if (entry_state(e) == PAGE_ABSENT && here && !(e & ENTRY_SUSPECT))
-			space_set_state(&c->space, addr, PAGE_RESIDENT);
-		if ((entry_state(e) == PAGE_RESIDENT || e & ENTRY_SUSPECT) && !here)
-			space_set_state(&c->space, addr, PAGE_ABSENT);
-		if (entry_out(e) && here && settled)
-			space_set_state(&c->space, addr, PAGE_RESIDENT);
-	}
-	return 0;
-}
-
 void worker_publish_client(struct worker *worker, struct client *c)
 {
 	worker_table_add(worker, c);
@@ -775,17 +755,29 @@ static void attach_program(void)
 
 static void adopt_mapping(struct client *c)
 {
-	struct memory *m = memory_of(c);
+	const struct memory *m = memory_of(c);
 	unsigned place = (unsigned)rnd(PLACES);
 
 	gate_lock(c);
-	if (pager_drain(&w->pager, c) == 0 && !space_in_doubt(&c->space) && !c->failed &&
-		!model_fence_up(m) && m->mapped[place] && !m->registered[place] && m->lives) {
-		m->registered[place] = true;
-		point(POINT_registered);
-		settle_answer(c, place_addr(place, 0), place_addr(place, PLACE_PAGES), true);
-	}
+	if (pager_drain(&w->pager, c) == 0 && c->pagemap >= 0 && m->mapped[place])
+		(void)adopt_range(
+			&w->pager, c, place_addr(place, 0), place_addr(place, PLACE_PAGES));
 	gate_unlock(&w->pager, c);
+}
+
+/* As the shim asks for it. Afterwards it is the program's, unless that has something else there
+ * by now. */
+static void give_place_back(struct client *c)
+{
+	const struct memory *m = memory_of(c);
+	unsigned place = (unsigned)rnd(PLACES), changes = m->changes[place];
+
+	if (c->pagemap < 0 || !m->registered[place] || model_is_busy(m, place))
+		return;
+	int r = give_back(
+		&w->pager, c, place_addr(place, 0), place_addr(place, PLACE_PAGES), 50);
+	if (r == 0 && m->changes[place] == changes && m->lives)
+		assert_false(m->registered[place]);
 }
 
 static void finish_batches(void)
@@ -881,6 +873,8 @@ static void step(void)
 	case 2:
 		if (rnd(6) == 0)
 			model_end(memory_of(c));
+		else
+			give_place_back(c);
 		break;
 	case 3:
 	case 4:
