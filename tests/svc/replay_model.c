@@ -90,10 +90,11 @@ static struct world {
 	struct pager pager;
 	struct batch *unfinished;
 	jmp_buf killed;
-	bool serves;   /* not only takes over */
-	uint64_t fuse; /* points until it is killed */
+	bool serves;	/* not only takes over */
+	uint64_t where; /* enum point: only these; POINT_COUNT: all */
+	uint64_t fuse;	/* points until it is killed */
 	bool mortal;
-	unsigned refused, deaths;
+	unsigned steps, refused, deaths;
 	struct {
 		void *at;
 		size_t size;
@@ -121,7 +122,7 @@ void points_act(enum point p)
 #undef X
 	};
 
-	if (!w->mortal || w->fuse-- > 0)
+	if (!w->mortal || (w->where < POINT_COUNT && p != w->where) || w->fuse-- > 0)
 		return;
 	if (getenv("SEED"))
 		print_message("killed at %s\n", name[p]);
@@ -767,10 +768,10 @@ static void adopt_mapping(struct client *c)
 
 /* As the shim asks for it. Afterwards it is the program's, unless that has something else there
  * by now. */
-static void give_place_back(struct client *c)
+static void give_place_back(struct client *c, unsigned place)
 {
 	const struct memory *m = memory_of(c);
-	unsigned place = (unsigned)rnd(PLACES), changes = m->changes[place];
+	unsigned changes = m->changes[place];
 
 	if (c->pagemap < 0 || !m->registered[place] || model_is_busy(m, place))
 		return;
@@ -874,7 +875,7 @@ static void step(void)
 		if (rnd(6) == 0)
 			model_end(memory_of(c));
 		else
-			give_place_back(c);
+			give_place_back(c, (unsigned)rnd(PLACES));
 		break;
 	case 3:
 	case 4:
@@ -959,10 +960,19 @@ static void fetch_all(void)
 		space_check(&w->worker.client[i]->space);
 }
 
+static void give_all_back(void)
+{
+	for (size_t i = 0; i < w->worker.client_count; i++)
+		for (unsigned place = 0; place < PLACES; place++)
+			give_place_back(w->worker.client[i], place);
+}
+
 static void live(bool again, bool last)
 {
-	/* Short: it dies while it takes over. */
-	w->fuse = rnd(4) == 0 ? rnd(60) : rnd(3000);
+	/* Most points are passed seldom; and most lives are long. */
+	w->where = rnd(2) ? POINT_COUNT : rnd(POINT_COUNT);
+	w->fuse = w->where < POINT_COUNT ? rnd(3) : rnd(4) == 0 ? rnd(60) : rnd(3000);
+	w->steps = STEPS;
 	w->mortal = !last;
 	if (setjmp(w->killed)) {
 		w->mortal = false;
@@ -971,10 +981,15 @@ static void live(bool again, bool last)
 		return;
 	}
 	begin_worker(again);
+	if (rnd(4) == 0)
+		give_all_back();
 	if (last || rnd(3) == 0)
 		fetch_all();
-	while (w->mortal)
+	while (w->mortal) {
+		if (w->steps-- == 0)
+			w->where = POINT_COUNT; /* that isn't passed */
 		step();
+	}
 }
 
 static void world_new(uint64_t seed)
