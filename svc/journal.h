@@ -49,10 +49,11 @@ enum journal_event {
 	JOURNAL_CALM,
 	/* The fence was seen down: events that were out of order are applied. */
 	JOURNAL_FLUSH,
-	/* A FORK with the descriptor a was applied, and made the client b; n = 1: its parent
-	 * had one thread. In the order in which FORKs are applied. */
+	/* A FORK with the descriptor a was applied, and made the client b; c of the next are
+	 * right before it. n: bits of enum journal_child. In the order in which FORKs are
+	 * applied. */
 	JOURNAL_CHILD,
-	/* At that fork [a, b) had grown in place. */
+	/* At a fork [a, b) had grown in place. */
 	JOURNAL_GROWN,
 	/* The kernel was asked about a forked child at its birth: a is registered in it (n =
 	 * 1), or not (0). */
@@ -83,6 +84,14 @@ enum journal_event {
 	/* [a, b) may be registered or not: it is on record, and in doubt with all else, until
 	 * JOURNAL_CALM. */
 	JOURNAL_DOUBT,
+	/* A FORK with the descriptor a was read just now, and its parent had one thread. */
+	JOURNAL_ALONE,
+};
+
+enum journal_child {
+	CHILD_ALONE = 1, /* its parent had one thread */
+	/* Else an older service wrote it, and what had grown comes after it. */
+	CHILD_GROWN_BEFORE = 2,
 };
 
 struct journal;

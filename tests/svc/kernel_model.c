@@ -149,12 +149,8 @@ bool model_is_busy(const struct memory *m, unsigned place)
 	return false;
 }
 
-static void move(struct memory *m, struct thread *t, unsigned from, unsigned to)
+static void move(struct memory *m, struct thread *t, unsigned from, unsigned to, bool keep)
 {
-	/* MREMAP_DONTUNMAP; before that the shim has what is registered given back, for the
-	 * sake of other threads' children (shim_mremap.c). */
-	bool keep = (m->threads == 1 || !m->registered[from]) && rnd(4) == 0;
-
 	if (from == to || !m->mapped[from] || model_is_busy(m, to))
 		return;
 	t->busy[to] = true;
@@ -226,6 +222,7 @@ static void fork_memory(struct memory *m, struct thread *t)
 	memcpy(child->registered, m->registered, sizeof(m->registered));
 	memcpy(child->present, m->present, sizeof(m->present));
 	memcpy(child->number, m->number, sizeof(m->number));
+	child->of_one_thread = m->threads == 1 && m->has_agent;
 	struct uffd_msg *e = &t->event[t->events++];
 	memset(e, 0, sizeof(*e));
 	e->event = UFFD_EVENT_FORK;
@@ -293,7 +290,10 @@ static void call_something(struct memory *m, struct thread *t)
 		break;
 	case 2:
 	case 3:
-		move(m, t, place, (unsigned)rnd(PLACES));
+		/* Before it moves what stays mapped, the shim has that given back, for the
+		 * sake of other threads' children (shim_mremap.c). */
+		move(m, t, place, (unsigned)rnd(PLACES),
+			(m->threads == 1 || !m->registered[place]) && rnd(4) == 0);
 		break;
 	case 4:
 		discard(m, t);
@@ -328,10 +328,24 @@ bool model_calm(struct memory *m)
 	return calm;
 }
 
-void model_touch(struct memory *m, unsigned place, unsigned page)
+void model_touch(struct memory *m, unsigned place, unsigned page, bool write)
 {
 	if (thread_goes_on(m, &m->thread[0]))
-		touch(m, &m->thread[0], place, page, false);
+		touch(m, &m->thread[0], place, page, write);
+}
+
+void model_move(struct memory *m, unsigned from, unsigned to, bool keep)
+{
+	assert_true(thread_goes_on(m, &m->thread[0]));
+	move(m, &m->thread[0], from, to, keep);
+	tell(m, &m->thread[0]);
+}
+
+void model_fork(struct memory *m)
+{
+	assert_true(thread_goes_on(m, &m->thread[0]));
+	fork_memory(m, &m->thread[0]);
+	tell(m, &m->thread[0]);
 }
 
 bool model_is_discarding(const struct memory *m)
@@ -434,7 +448,8 @@ static void take_event(struct memory *m, struct uffd_msg *to)
 	t->told_of = false;
 	if (t->events > 0)
 		tell(m, t);
-	m->lag = (unsigned)rnd(3);
+	if (m->lag == 0)
+		m->lag = (unsigned)rnd(3);
 }
 
 static ssize_t read_messages(int fd, void *to, size_t size)
