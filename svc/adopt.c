@@ -1,6 +1,7 @@
 #include "adopt.h"
 #include "cleanup.h"
 #include "give_back.h"
+#include "journal.h"
 #include "log.h"
 #include "pagemap.h"
 #include "pager.h"
@@ -119,24 +120,42 @@ static int consider(void *arg, const struct map *m)
  * something is mapped there later, and what is evicted from an unregistered mapping is lost.
  *
  * Only with the fence down on both sides: an UNMAP of what lay here before would strike the new
- * region off (rule 6). Nothing is ever unregistered here: with the fence up, a mapping with
- * evicted pages may have been moved here. What stays registered and isn't on record is found by
- * the next look. -EBUSY: it is another userfaultfd's. */
-static int register_settled(struct pager *p, struct client *c, uint64_t start, uint64_t end)
+ * region off (rule 6). Else it is in doubt until the fence is down. Nothing is ever
+ * unregistered here: with the fence up, a mapping with evicted pages may have been moved here.
+ */
+static int register_now(struct client *c, uint64_t start, uint64_t end)
+{
+	/* A fork from now on has the new mapping's pages (rule 5). */
+	settle_forget(c);
+	journal_add(c->journal, JOURNAL_ASK, start, end, 0, 0);
+	int r = uffd_register(c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
+	point(POINT_registered);
+	/* These are said before anything is done. */
+	bool none = r == -EBUSY || r == -EINVAL;
+	int asked = none		     ? 0
+		    : r < 0		     ? r
+		    : uffd_fence_up(c->uffd) ? -EAGAIN
+					     : settle_range(c, start, end);
+	if (asked < 0)
+		settle_later(c, start, end);
+	else
+		journal_add(c->journal, JOURNAL_ASKED, 0, 0, 0, 0);
+	return r < 0 ? r : asked;
+}
+
+int adopt_range(struct pager *p, struct client *c, uint64_t start, uint64_t end)
 {
 	struct timespec pause = {.tv_nsec = 100000};
+	bool registered = false;
 
 	for (int i = 0; i < REGISTER_TRIES; i++) {
 		if (!uffd_fence_up(c->uffd) && !space_in_doubt(&c->space)) {
-			/* A fork from now on has the new mapping's pages (rule 5). */
-			settle_forget(c);
-			int r = uffd_register(
-				c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
-			point(POINT_registered);
-			if (r < 0)
+			if (registered)
+				return 0;
+			int r = register_now(c, start, end);
+			if (r != -EAGAIN)
 				return r;
-			if (!uffd_fence_up(c->uffd))
-				return settle_range(c, start, end);
+			registered = true;
 		}
 		int r = pager_drain(p, c);
 		if (r < 0)
@@ -172,7 +191,7 @@ static int adopt_one(struct pager *p, struct client *c, const struct map *m, uin
 			    ? 1
 			    : check_known(c, m->start, m->end);
 	if (r == 0)
-		r = register_settled(p, c, m->start, m->end);
+		r = adopt_range(p, c, m->start, m->end);
 	gate_unlock(p, c);
 	if (r == -EBUSY)
 		res->refused_bytes[MAPS_FOREIGN_UFFD] += m->rss;

@@ -15,6 +15,10 @@ struct adopt_result {
 /* Afterwards every mapping that may be managed is a region, and no other is. Gate not held. */
 int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret);
 
+/* Gate held: [start, end) is registered, and on record as far as it is. -EAGAIN: it is in doubt
+ * and will be settled, or wasn't registered. -EBUSY: it is another userfaultfd's. */
+int adopt_range(struct pager *p, struct client *c, uint64_t start, uint64_t end);
+
 /* Gate held: brings the entries of a block up to what the page table says. */
 int adopt_block(struct client *c, uint64_t number);
 

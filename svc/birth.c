@@ -78,7 +78,19 @@ static void list_add_event(struct list *l, const struct uffd_msg *m)
 
 /* ---- begin and end ---- */
 
-static struct client *new_child(struct client *parent, int ufd, bool alone)
+/* Of whom it can be told again, with what had grown by then. */
+static void tell_child(
+	struct client *parent, int ufd, const struct client *child, const struct birth_fork *f)
+{
+	for (unsigned i = 0; i < f->grown_count; i++)
+		journal_add(parent->journal, JOURNAL_GROWN, f->grown[i].start, f->grown[i].end,
+			0, 0);
+	journal_add(parent->journal, JOURNAL_CHILD, (uint64_t)ufd, child->id, f->grown_count,
+		(f->alone ? CHILD_ALONE : 0) | CHILD_GROWN_BEFORE);
+	point(POINT_fork_told);
+}
+
+static struct client *new_child(struct client *parent, int ufd, const struct birth_fork *f)
 {
 	struct client *child = worker_new_client(parent->worker, ufd);
 
@@ -97,8 +109,7 @@ static struct client *new_child(struct client *parent, int ufd, bool alone)
 	/* First its own record, so that nobody else's number is taken for its descriptor. */
 	worker_record_client(parent->worker, child);
 	point(POINT_fork_recorded);
-	journal_add(parent->journal, JOURNAL_CHILD, (uint64_t)ufd, child->id, 0, alone);
-	point(POINT_fork_told);
+	tell_child(parent, ufd, child, f);
 	return child;
 }
 
@@ -115,10 +126,9 @@ static void publish(struct client *parent, struct client *child)
 
 /* What of a registered mapping isn't on record. */
 static void note_gaps(
-	struct birth *b, const struct client *parent, uint64_t start, uint64_t end)
+	struct birth_fork *b, const struct client *parent, uint64_t start, uint64_t end)
 {
 	const struct space *s = &parent->space;
-	struct journal *j = parent->journal;
 
 	while (start < end && b->grown_count < GROWN_MAX) {
 		const struct region *g = space_region_at(s, start);
@@ -132,7 +142,6 @@ static void note_gaps(
 			if (s->region[i].start > start && s->region[i].start < to)
 				to = s->region[i].start;
 		b->grown[b->grown_count++] = (struct region){start, to};
-		journal_add(j, JOURNAL_GROWN, start, to, 0, 0);
 		start = to;
 	}
 }
@@ -140,7 +149,7 @@ static void note_gaps(
 /* The mapping at addr or the next one; a mapping is registered whole or not at all, so this one
  * is when a part is on record. Returns where to go on. */
 static uint64_t note_growth_at(
-	struct birth *b, const struct client *parent, int maps, uint64_t addr)
+	struct birth_fork *b, const struct client *parent, int maps, uint64_t addr)
 {
 	struct procmap_query q = {.size = sizeof(q),
 		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
@@ -158,20 +167,21 @@ static uint64_t note_growth_at(
 }
 
 /* Only where something was unmapped or moved away just now does it matter. */
-static void note_growth(struct birth *b, const struct client *parent)
+static void note_growth(struct birth_fork *b, const struct client *parent)
 {
 	const struct space *s = &parent->space;
-	int maps = b->before == 0 || parent->procdir < 0
+	size_t before = s->steps ? s->steps->count : 0;
+	int maps = before == 0 || parent->procdir < 0
 			   ? -1
 			   : openat(parent->procdir, "maps", O_RDONLY | O_CLOEXEC);
 
 	if (maps < 0)
 		return;
 	unsigned looks = 0;
-	size_t first = b->before > STEPS_OVERTAKE ? b->before - STEPS_OVERTAKE : 0;
-	for (size_t i = first; i < b->before && looks < GROWTH_LOOKS_MAX; i++) {
-		uint64_t end = b->steps->step[i].from + b->steps->step[i].len;
-		for (uint64_t at = b->steps->step[i].from; at < end && looks < GROWTH_LOOKS_MAX;
+	size_t first = before > STEPS_OVERTAKE ? before - STEPS_OVERTAKE : 0;
+	for (size_t i = first; i < before && looks < GROWTH_LOOKS_MAX; i++) {
+		uint64_t end = s->steps->step[i].from + s->steps->step[i].len;
+		for (uint64_t at = s->steps->step[i].from; at < end && looks < GROWTH_LOOKS_MAX;
 			looks++) {
 			const struct region *g = space_region_at(s, at);
 			at = g ? g->end : note_growth_at(b, parent, maps, at);
@@ -202,17 +212,28 @@ static bool has_one_thread(const struct client *c)
 	return threads == 1;
 }
 
+void birth_read_fork(struct client *parent, int ufd)
+{
+	parent->alone_fork = has_one_thread(parent) ? ufd : 0;
+	/* At once: of a fork that was read by a worker that is gone, what there is by then says
+	 * nothing. */
+	if (parent->alone_fork)
+		journal_add(parent->journal, JOURNAL_ALONE, (uint64_t)ufd, 0, 0, 0);
+}
+
 /* The child as its parent is by the events read so far. */
-static void copy_parent(struct client *parent, struct client *child, bool alone)
+static void copy_parent(struct client *parent, struct client *child, const struct birth_fork *f)
 {
 	struct birth *b = child->birth;
 
+	memcpy(b->grown, f->grown, sizeof(b->grown));
+	b->grown_count = f->grown_count;
 	b->steps = space_fork(&parent->space, &child->space);
 	b->before = b->steps->count;
 	b->events_before = b->steps->events;
 	client_ref(parent);
 	b->parent = parent;
-	if (!alone)
+	if (!f->alone)
 		return;
 	birth_free(child);
 	space_bear_none(&child->space);
@@ -221,21 +242,22 @@ static void copy_parent(struct client *parent, struct client *child, bool alone)
 
 void birth_fork(struct client *parent, int ufd)
 {
-	struct birth_fork before = {.told = false};
+	struct birth_fork f = {.alone = parent->alone_fork == ufd};
 
 	if (parent->replay)
-		recover_fork(parent, ufd, &before);
-	if (before.told || before.child) {
-		birth_fork_again(parent, &before);
+		recover_fork(parent, ufd, &f);
+	if (!f.told && !f.alone)
+		note_growth(&f, parent);
+	if (f.told || f.child) {
+		/* For whoever comes after us: its number may be another's by then. */
+		if (!f.told)
+			tell_child(parent, ufd, f.child, &f);
+		birth_fork_again(parent, &f);
 		return;
 	}
-	/* Of a fork that was read by a worker that is gone, what there is now says nothing. */
-	bool alone = !parent->replay && has_one_thread(parent);
-	struct client *child = new_child(parent, ufd, alone);
+	struct client *child = new_child(parent, ufd, &f);
 
-	copy_parent(parent, child, alone);
-	if (!alone)
-		note_growth(child->birth, parent);
+	copy_parent(parent, child, &f);
 	point(POINT_fork_copied);
 	publish(parent, child);
 }
@@ -277,7 +299,8 @@ static void copy_unborn(
 
 static void fork_unborn(struct client *child, int ufd, const struct list *since)
 {
-	struct client *grandchild = new_child(child, ufd, false);
+	const struct birth_fork nothing = {.told = false};
+	struct client *grandchild = new_child(child, ufd, &nothing);
 
 	copy_unborn(child, grandchild, since);
 	publish(child, grandchild);
@@ -488,9 +511,7 @@ void birth_fork_again(struct client *parent, const struct birth_fork *f)
 	}
 	begin_again(f->child);
 	f->child->failed |= parent->failed;
-	f->child->birth->grown_count = f->grown_count;
-	memcpy(f->child->birth->grown, f->grown, sizeof(f->grown));
-	copy_parent(parent, f->child, f->alone);
+	copy_parent(parent, f->child, f);
 	follow_batches(f->child);
 }
 
@@ -547,6 +568,8 @@ void birth_pass_on_again(struct client *child,
 			fork_unborn(child, (int)b->early[i].arg.fork.ufd, &since);
 		if (!f.child)
 			continue;
+		if (!f.told)
+			tell_child(child, (int)b->early[i].arg.fork.ufd, f.child, &f);
 		begin_again(f.child);
 		f.child->failed |= child->failed;
 		copy_unborn(child, f.child, &since);

@@ -16,7 +16,9 @@
 
 struct pager;
 
-/* FORK, with the parent's gate held. Takes ufd. */
+/* FORK was read, with the parent's gate held: what can be told only now. */
+void birth_read_fork(struct client *parent, int ufd);
+/* FORK, in its turn, with the parent's gate held. Takes ufd. */
 void birth_fork(struct client *parent, int ufd);
 
 /* Gate held. 0: it is born, or will never be; -EAGAIN: later; -ESRCH. A child of which it can't
@@ -34,7 +36,7 @@ enum { BIRTH_GROWN_MAX = 16 };
 struct birth_fork {
 	bool told;	      /* a worker applied it; else `child` may be known all the same */
 	struct client *child; /* that the FORK made; NULL: it is gone */
-	bool alone;	      /* its parent had one thread */
+	bool alone;	      /* its parent had one thread, as far as was told */
 	struct region grown[BIRTH_GROWN_MAX];
 	unsigned grown_count;
 };

@@ -84,6 +84,7 @@ struct client {
 	struct region restoring; /* was about to be put back when the worker died (recover.h) */
 	struct replay *replay;	 /* while the journal is read again (recover.h), else NULL */
 	struct space space;
+	int alone_fork; /* the descriptor of its last FORK, if it had one thread then; else 0 */
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
 	struct uffd_msg *waiting; /* owned; events that were read too early (sequence.h) */
 	size_t waiting_count, waiting_room;

@@ -94,9 +94,11 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 	point(POINT_ask);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);
 	point(POINT_unregistered);
-	/* Else some of it may be unregistered, or nothing: tried again, and asked for. */
-	if (r == -ENOMEM)
+	/* Else some of it may be unregistered, or nothing: asked for, and tried again. */
+	if (r == -ENOMEM) {
+		settle_later(c, g.start, g.end);
 		return client_memory_gone(c) ? -ESRCH : -ENOMEM;
+	}
 	settle_answer(c, g.start, g.end, false);
 	return 0;
 }

@@ -42,17 +42,18 @@ enum journal_event {
 	/* [a, b): n = 1: registered with the client's userfaultfd; 0: it wasn't, and nothing of
 	 * it is ours. The kernel's answer, or our own doing. */
 	JOURNAL_ANSWER = 0x80,
-	/* [a, b) is about to be unregistered: unless an answer follows, it is to be asked for.
-	 */
+	/* [a, b) is about to be registered or unregistered: unless an answer for all of it or
+	 * JOURNAL_ASKED follows, or it is said to be in doubt, it is to be asked for. */
 	JOURNAL_ASK,
 	/* The fence was seen down, nothing was in doubt: what was aside is forgotten. */
 	JOURNAL_CALM,
 	/* The fence was seen down: events that were out of order are applied. */
 	JOURNAL_FLUSH,
-	/* A FORK with the descriptor a was applied, and made the client b; n = 1: its parent
-	 * had one thread. In the order in which FORKs are applied. */
+	/* A FORK with the descriptor a was applied, and made the client b; c of the next are
+	 * right before it. n: bits of enum journal_child. In the order in which FORKs are
+	 * applied. */
 	JOURNAL_CHILD,
-	/* At that fork [a, b) had grown in place. */
+	/* At a fork [a, b) had grown in place. */
 	JOURNAL_GROWN,
 	/* The kernel was asked about a forked child at its birth: a is registered in it (n =
 	 * 1), or not (0). */
@@ -78,6 +79,19 @@ enum journal_event {
 	JOURNAL_RESTORING,
 	/* The child has [a, b), part of that or none. */
 	JOURNAL_RESTORED,
+	/* What was about to be registered is on record, as far as it is. */
+	JOURNAL_ASKED,
+	/* [a, b) may be registered or not: it is on record, and in doubt with all else, until
+	 * JOURNAL_CALM. */
+	JOURNAL_DOUBT,
+	/* A FORK with the descriptor a was read just now, and its parent had one thread. */
+	JOURNAL_ALONE,
+};
+
+enum journal_child {
+	CHILD_ALONE = 1, /* its parent had one thread */
+	/* Else an older service wrote it, and what had grown comes after it. */
+	CHILD_GROWN_BEFORE = 2,
 };
 
 struct journal;

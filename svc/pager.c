@@ -468,6 +468,9 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 		memcpy(msg, to, count * sizeof(*msg));
 		note_read(c->journal, msg, count);
 	}
+	for (unsigned i = 0; i < count; i++)
+		if (msg[i].event == UFFD_EVENT_FORK)
+			birth_read_fork(c, (int)msg[i].arg.fork.ufd);
 	points_read(msg, count);
 	return (int)count;
 }

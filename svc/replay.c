@@ -27,7 +27,7 @@ struct replay {
 	uint64_t at;	/* the entry that is applied */
 	bool staging_gone;		/* with the program's memory */
 	uint64_t held[LINK_SLOTS / 64]; /* slots of which JOURNAL_MOVED tells */
-	struct region ask;		/* was about to be unregistered */
+	struct region ask;		/* was about to be registered or unregistered */
 	struct birth_answer *answer;	/* owned */
 	size_t answer_count, answer_room;
 	uint8_t staging[LINK_SLOTS]; /* enum page_presence */
@@ -69,8 +69,13 @@ static void read_child(struct replay *p, uint64_t at, struct birth_fork *f)
 	const struct uffd_msg *m = journal_at(j, at);
 
 	f->child = recover_find(p->all, m->arg.reserved.reserved2);
-	f->alone = m->reserved3 != 0;
-	for (at++; at < journal_end(j) && f->grown_count < BIRTH_GROWN_MAX; at++) {
+	f->alone = m->reserved3 & CHILD_ALONE;
+	uint64_t before = m->arg.reserved.reserved3;
+	if (m->reserved3 & CHILD_GROWN_BEFORE)
+		at -= before <= at - journal_begin(j) ? before : 0;
+	else
+		at++;
+	for (; at < journal_end(j) && f->grown_count < BIRTH_GROWN_MAX; at++) {
 		m = journal_at(j, at);
 		if (m->event != JOURNAL_GROWN)
 			break;
@@ -100,15 +105,28 @@ static bool find_child(struct replay *p, int ufd, struct birth_fork *f)
 	return false;
 }
 
+/* Of the last FORK with that number: one that isn't told of is the last. */
+static bool was_alone(const struct replay *p, int ufd)
+{
+	bool alone = false;
+
+	for (uint64_t at = p->first; at < p->end; at++) {
+		const struct uffd_msg *m = journal_at(p->client->journal, at);
+		if (m->event == UFFD_EVENT_FORK && (int)m->arg.fork.ufd == ufd)
+			alone = false;
+		if (m->event == JOURNAL_ALONE && (int)m->arg.reserved.reserved1 == ufd)
+			alone = true;
+	}
+	return alone;
+}
+
 static void find_fork(struct replay *p, int ufd, struct birth_fork *ret)
 {
 	ret->told = find_child(p, ufd, ret);
-	if (!ret->told)
+	if (!ret->told) {
 		ret->child = find_untold(p, ufd);
-	if (!ret->told && ret->child)
-		/* For whoever comes after us: its number may be another's by then. */
-		journal_add(
-			p->client->journal, JOURNAL_CHILD, (uint64_t)ufd, ret->child->id, 0, 0);
+		ret->alone = was_alone(p, ufd);
+	}
 	for (size_t i = 0; ret->child && i < p->all->count; i++)
 		if (p->all->client[i] == ret->child)
 			p->all->has_origin[i] = true;
@@ -218,6 +236,13 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 	case JOURNAL_ASK:
 		p->ask = (struct region){m->arg.reserved.reserved1, m->arg.reserved.reserved2};
 		break;
+	case JOURNAL_ASKED:
+		p->ask = (struct region){0, 0};
+		break;
+	case JOURNAL_DOUBT:
+		p->ask = (struct region){0, 0};
+		settle_open_all(c, m->arg.reserved.reserved1, m->arg.reserved.reserved2);
+		break;
 	case JOURNAL_CALM:
 		space_forget_aside(&c->space);
 		break;
@@ -226,6 +251,7 @@ static void replay_own(struct replay *p, const struct uffd_msg *m)
 		break;
 	case JOURNAL_CHILD: /* found by the FORK before it */
 	case JOURNAL_GROWN:
+	case JOURNAL_ALONE:
 	case JOURNAL_ZAPPED:
 		break;
 	case JOURNAL_MIDWIFE:
@@ -299,7 +325,7 @@ static void replay_journal(struct recovery *r, struct client *c)
 	if (c->birth && any_passed_on(&p) && !uffd_alive(c->uffd))
 		birth_pass_on_again(c, next_passed_on, &p);
 	if (p.ask.end > 0)
-		c->space.doubt.lost = true;
+		settle_later(c, p.ask.start, p.ask.end);
 	note_moved(&p);
 	free(p.answer);
 	free(p.taken);

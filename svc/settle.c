@@ -68,9 +68,21 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 	settle_apply(c, start, end, registered);
 }
 
+void settle_open_all(struct client *c, uint64_t start, uint64_t end)
+{
+	space_region_add(&c->space, start, end);
+	c->space.doubt.lost = true;
+}
+
+void settle_later(struct client *c, uint64_t start, uint64_t end)
+{
+	journal_add(c->journal, JOURNAL_DOUBT, start, end, 0, 0);
+	settle_open_all(c, start, end);
+}
+
 void settle_forget(struct client *c)
 {
-	if (space_unsettled(&c->space)) {
+	if (space_unsettled(&c->space) || space_in_doubt(&c->space)) {
 		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
 		point(POINT_calm_told);
 	}

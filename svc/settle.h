@@ -24,6 +24,14 @@ void settle_apply(struct client *c, uint64_t start, uint64_t end, bool registere
  * is ours. */
 void settle_answer(struct client *c, uint64_t start, uint64_t end, bool registered);
 
+/* [start, end) was about to be registered or unregistered, and nobody knows how far that came.
+ * It is on record from now on, and asked for before anything else is done: what is registered
+ * and not on record can't be given back, and what is on record and not registered is lost when
+ * it is evicted. */
+void settle_later(struct client *c, uint64_t start, uint64_t end);
+/* What follows from it. */
+void settle_open_all(struct client *c, uint64_t start, uint64_t end);
+
 /* The fence was seen down, nothing is in doubt, and what is kept for forks isn't needed. */
 void settle_forget(struct client *c);
 

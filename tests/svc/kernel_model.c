@@ -136,11 +136,12 @@ static void unmap(struct memory *m, struct thread *t, unsigned place)
 	if (m->registered[place])
 		raise_event(t, UFFD_EVENT_UNMAP, place_addr(place, 0),
 			place_addr(place, PLACE_PAGES), 0);
+	m->changes[place]++;
 	m->mapped[place] = m->registered[place] = false;
 	lose_pages(m, place);
 }
 
-static bool is_busy(const struct memory *m, unsigned place)
+bool model_is_busy(const struct memory *m, unsigned place)
 {
 	for (unsigned i = 0; i < m->threads; i++)
 		if (m->thread[i].busy[place])
@@ -148,19 +149,16 @@ static bool is_busy(const struct memory *m, unsigned place)
 	return false;
 }
 
-static void move(struct memory *m, struct thread *t, unsigned from, unsigned to)
+static void move(struct memory *m, struct thread *t, unsigned from, unsigned to, bool keep)
 {
-	/* MREMAP_DONTUNMAP; before that the shim has what is registered given back, for the
-	 * sake of other threads' children (shim_mremap.c). */
-	bool keep = (m->threads == 1 || !m->registered[from]) && rnd(4) == 0;
-
-	if (from == to || !m->mapped[from] || is_busy(m, to))
+	if (from == to || !m->mapped[from] || model_is_busy(m, to))
 		return;
 	t->busy[to] = true;
 	t->busy[from] = keep;
 	trace("%d: moves %u to %u%s\n", m->index, from, to, keep ? ", which stays" : "");
 	if (m->mapped[to])
 		unmap(m, t, to);
+	m->changes[to]++;
 	m->mapped[to] = true;
 	m->registered[to] = m->registered[from];
 	memcpy(m->present[to], m->present[from], sizeof(m->present[to]));
@@ -201,7 +199,7 @@ static void discard(struct memory *m, struct thread *t)
 	unsigned place = (unsigned)rnd(PLACES), first = (unsigned)rnd(PLACE_PAGES);
 	unsigned end = first + 1 + (unsigned)rnd(PLACE_PAGES - first);
 
-	if (!m->mapped[place] || is_forking(m))
+	if (!m->mapped[place] || model_is_busy(m, place) || is_forking(m))
 		return;
 	t->busy[place] = true;
 	trace("%d: discards %u, %u to %u\n", m->index, place, first, end);
@@ -224,6 +222,7 @@ static void fork_memory(struct memory *m, struct thread *t)
 	memcpy(child->registered, m->registered, sizeof(m->registered));
 	memcpy(child->present, m->present, sizeof(m->present));
 	memcpy(child->number, m->number, sizeof(m->number));
+	child->of_one_thread = m->threads == 1 && m->has_agent;
 	struct uffd_msg *e = &t->event[t->events++];
 	memset(e, 0, sizeof(*e));
 	e->event = UFFD_EVENT_FORK;
@@ -279,7 +278,7 @@ static void call_something(struct memory *m, struct thread *t)
 {
 	unsigned place = (unsigned)rnd(PLACES), page = (unsigned)rnd(PLACE_PAGES);
 
-	if (is_busy(m, place))
+	if (model_is_busy(m, place))
 		return;
 	switch (rnd(14)) {
 	case 0:
@@ -291,7 +290,10 @@ static void call_something(struct memory *m, struct thread *t)
 		break;
 	case 2:
 	case 3:
-		move(m, t, place, (unsigned)rnd(PLACES));
+		/* Before it moves what stays mapped, the shim has that given back, for the
+		 * sake of other threads' children (shim_mremap.c). */
+		move(m, t, place, (unsigned)rnd(PLACES),
+			(m->threads == 1 || !m->registered[place]) && rnd(4) == 0);
 		break;
 	case 4:
 		discard(m, t);
@@ -326,10 +328,24 @@ bool model_calm(struct memory *m)
 	return calm;
 }
 
-void model_touch(struct memory *m, unsigned place, unsigned page)
+void model_touch(struct memory *m, unsigned place, unsigned page, bool write)
 {
 	if (thread_goes_on(m, &m->thread[0]))
-		touch(m, &m->thread[0], place, page, false);
+		touch(m, &m->thread[0], place, page, write);
+}
+
+void model_move(struct memory *m, unsigned from, unsigned to, bool keep)
+{
+	assert_true(thread_goes_on(m, &m->thread[0]));
+	move(m, &m->thread[0], from, to, keep);
+	tell(m, &m->thread[0]);
+}
+
+void model_fork(struct memory *m)
+{
+	assert_true(thread_goes_on(m, &m->thread[0]));
+	fork_memory(m, &m->thread[0]);
+	tell(m, &m->thread[0]);
 }
 
 bool model_is_discarding(const struct memory *m)
@@ -432,7 +448,8 @@ static void take_event(struct memory *m, struct uffd_msg *to)
 	t->told_of = false;
 	if (t->events > 0)
 		tell(m, t);
-	m->lag = (unsigned)rnd(3);
+	if (m->lag == 0)
+		m->lag = (unsigned)rnd(3);
 }
 
 static ssize_t read_messages(int fd, void *to, size_t size)
@@ -509,6 +526,37 @@ int uffd_registered(int fd, uint64_t addr)
 	if (model_fence_up(m))
 		return -EAGAIN;
 	return is_place(addr, &place, &page) && m->registered[place];
+}
+
+/* Of whole places. */
+static int set_registered(int fd, uint64_t start, uint64_t len, bool on)
+{
+	struct memory *m = of(fd);
+	int r = m->lives ? -EINVAL : -ENOMEM;
+
+	for (unsigned i = 0; i < PLACES && r != -ENOMEM; i++) {
+		if (place_addr(i, 0) < start || place_addr(i, 0) >= start + len ||
+			!m->mapped[i])
+			continue;
+		for (unsigned k = 0; !on && m->registered[i] && k < PLACE_PAGES; k++)
+			if (!m->present[i][k]) /* it reads zeros from now on */
+				assert_int_equal(m->number[i][k], 0);
+		trace("%d: %u is %s\n", m->index, i, on ? "registered" : "unregistered");
+		m->registered[i] = on;
+		r = 0;
+	}
+	return r;
+}
+
+int uffd_register(int fd, uint64_t start, uint64_t len, uint64_t mode)
+{
+	(void)mode;
+	return set_registered(fd, start, len, true);
+}
+
+int uffd_unregister(int fd, uint64_t start, uint64_t len)
+{
+	return set_registered(fd, start, len, false);
 }
 
 static void wake_thread(struct memory *m, struct thread *t)

@@ -54,7 +54,8 @@ struct memory {
 	bool used; /* it lives, or the service has a descriptor of it */
 	bool lives;
 	bool has_agent;
-	int uffd; /* -1: its FORK wasn't read */
+	bool of_one_thread; /* a child whose parent can be seen to have had one thread */
+	int uffd;	    /* -1: its FORK wasn't read */
 	int index;
 	unsigned threads;
 	struct thread thread[THREADS];
@@ -62,6 +63,7 @@ struct memory {
 	unsigned queued;
 	unsigned lag; /* so many looks find the fence up though nothing is under way */
 	bool mapped[PLACES], registered[PLACES];
+	unsigned changes[PLACES]; /* of what is mapped there */
 	bool present[PLACES][PLACE_PAGES];
 	uint32_t number[PLACES][PLACE_PAGES]; /* what the program would find there */
 	/* Its agent's. */
@@ -88,10 +90,15 @@ void model_step(struct memory *m);
 /* They go on, as far as they can, and call nothing. True: nobody waits for an event to be read.
  */
 bool model_calm(struct memory *m);
-/* A thread of it touches the page, and waits for it where it isn't there. */
-void model_touch(struct memory *m, unsigned place, unsigned page);
+/* Calls of its first thread, if that isn't in one; it waits for what it touches where it isn't
+ * there. keep: MREMAP_DONTUNMAP. */
+void model_touch(struct memory *m, unsigned place, unsigned page, bool write);
+void model_move(struct memory *m, unsigned from, unsigned to, bool keep);
+void model_fork(struct memory *m);
 /* False: somebody is in a call. */
 bool model_end(struct memory *m);
+/* A call that brings something there, or discards it, is under way. */
+bool model_is_busy(const struct memory *m, unsigned place);
 bool model_is_discarding(const struct memory *m);
 bool model_fence_up(struct memory *m);
 

@@ -105,6 +105,11 @@ void sequence_flush(struct client *c)
 	(void)c;
 }
 
+void birth_read_fork(struct client *parent, int ufd)
+{
+	(void)parent, (void)ufd;
+}
+
 void birth_fork(struct client *parent, int ufd)
 {
 	(void)parent, (void)ufd;

@@ -17,6 +17,7 @@
 #include "codec_pool.h"
 #include "evict_block.h"
 #include "evictor.h"
+#include "give_back.h"
 #include "indexer.h"
 #include "journal.h"
 #include "kernel_model.h"
@@ -46,7 +47,7 @@
 #include <cmocka.h>
 
 enum {
-	SEEDS = 300,
+	SEEDS = 150,
 	LIVES = 12, /* of workers, in one run */
 	STEPS = 120,
 	ROWS = 64,
@@ -89,10 +90,11 @@ static struct world {
 	struct pager pager;
 	struct batch *unfinished;
 	jmp_buf killed;
-	bool serves;   /* not only takes over */
-	uint64_t fuse; /* points until it is killed */
+	bool serves;	/* not only takes over */
+	uint64_t where; /* enum point: only these; POINT_COUNT: all */
+	uint64_t fuse;	/* points until it is killed */
 	bool mortal;
-	unsigned refused, deaths;
+	unsigned steps, refused, deaths;
 	struct {
 		void *at;
 		size_t size;
@@ -120,7 +122,7 @@ void points_act(enum point p)
 #undef X
 	};
 
-	if (!w->mortal || w->fuse-- > 0)
+	if (!w->mortal || (w->where < POINT_COUNT && p != w->where) || w->fuse-- > 0)
 		return;
 	if (getenv("SEED"))
 		print_message("killed at %s\n", name[p]);
@@ -637,27 +639,6 @@ void codec_pool_run(struct codec_pool *p, unsigned count, codec_fn *fn, void *ar
 		fn(arg, i, NULL);
 }
 
-int adopt_block(struct client *c, uint64_t number)
-{
-	const struct memory *m = memory_of(c);
-	bool settled = !space_in_doubt(&c->space) && !model_fence_up(memory_of(c));
-
-	for (unsigned page = 0; page < PLACE_PAGES; page++) {
-		uint64_t addr = (number << BLOCK_SHIFT) + page * PAGE_SIZE;
-		uint32_t e = space_entry(&c->space, addr);
-		bool here = m->present[number - (PLACE_FIRST >> BLOCK_SHIFT)][page];
-		if (!space_region_at(&c->space, addr))
-			continue;
-		if (entry_state(e) == PAGE_ABSENT && here && !(e & ENTRY_SUSPECT))
-			space_set_state(&c->space, addr, PAGE_RESIDENT);
-		if ((entry_state(e) == PAGE_RESIDENT || e & ENTRY_SUSPECT) && !here)
-			space_set_state(&c->space, addr, PAGE_ABSENT);
-		if (entry_out(e) && here && settled)
-			space_set_state(&c->space, addr, PAGE_RESIDENT);
-	}
-	return 0;
-}
-
 void worker_publish_client(struct worker *worker, struct client *c)
 {
 	worker_table_add(worker, c);
@@ -742,13 +723,14 @@ static void begin_worker(bool again)
 }
 
 /* One that isn't on record yet would run on without the service: that is another test's. */
-static void attach_program(void)
+static struct client *attach_program(unsigned threads)
 {
-	struct memory *m = model_start(1 + (unsigned)rnd(2) * (THREADS - 1));
+	struct memory *m = model_start(threads);
+	bool mortal = w->mortal;
 	struct client *c;
 
 	if (!m)
-		return;
+		return NULL;
 	w->mortal = false;
 	m->link_fd = memfd_create("link", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(m->link_fd, sizeof(struct link)), 0);
@@ -769,23 +751,36 @@ static void attach_program(void)
 	for (unsigned i = 0; i < PLACES; i++)
 		settle_answer(c, place_addr(i, 0), place_addr(i, PLACE_PAGES), true);
 	worker_record_client(&w->worker, c);
-	w->mortal = true;
+	w->mortal = mortal;
 	worker_publish_client(&w->worker, c);
+	return c;
 }
 
 static void adopt_mapping(struct client *c)
 {
-	struct memory *m = memory_of(c);
+	const struct memory *m = memory_of(c);
 	unsigned place = (unsigned)rnd(PLACES);
 
 	gate_lock(c);
-	if (pager_drain(&w->pager, c) == 0 && !space_in_doubt(&c->space) && !c->failed &&
-		!model_fence_up(m) && m->mapped[place] && !m->registered[place] && m->lives) {
-		m->registered[place] = true;
-		point(POINT_registered);
-		settle_answer(c, place_addr(place, 0), place_addr(place, PLACE_PAGES), true);
-	}
+	if (pager_drain(&w->pager, c) == 0 && c->pagemap >= 0 && m->mapped[place])
+		(void)adopt_range(
+			&w->pager, c, place_addr(place, 0), place_addr(place, PLACE_PAGES));
 	gate_unlock(&w->pager, c);
+}
+
+/* As the shim asks for it. Afterwards it is the program's, unless that has something else there
+ * by now. */
+static void give_place_back(struct client *c, unsigned place)
+{
+	const struct memory *m = memory_of(c);
+	unsigned changes = m->changes[place];
+
+	if (c->pagemap < 0 || !m->registered[place] || model_is_busy(m, place))
+		return;
+	int r = give_back(
+		&w->pager, c, place_addr(place, 0), place_addr(place, PLACE_PAGES), 50);
+	if (r == 0 && m->changes[place] == changes && m->lives)
+		assert_false(m->registered[place]);
 }
 
 static void finish_batches(void)
@@ -799,7 +794,7 @@ static void finish_batches(void)
 	}
 }
 
-static void evict(struct client *c)
+static void evict_place(struct client *c, unsigned place)
 {
 	struct allowance allowance = {.room = 1 << 30};
 	struct evict_result res = {.moved_pages = 0};
@@ -809,7 +804,7 @@ static void evict(struct client *c)
 	finish_batches();
 	if (c->batch || client_state(c) != CLIENT_MANAGED || !m->lives || c->failed)
 		return;
-	(void)evict_block(&w->pager, NULL, c, (PLACE_FIRST >> BLOCK_SHIFT) + rnd(PLACES),
+	(void)evict_block(&w->pager, NULL, c, (PLACE_FIRST >> BLOCK_SHIFT) + place,
 		model_is_discarding(m) ? NULL : &seq, &allowance, &res);
 	if (c->batch) {
 		c->batch->next = w->unfinished;
@@ -841,6 +836,7 @@ static void end_refused(void)
 		struct memory *m = memory_of(c);
 		if (!c->failed || !m->lives)
 			continue;
+		assert_false(m->of_one_thread);
 		for (unsigned k = 0; k < m->threads; k++)
 			m->thread[k].events = 0;
 		m->queued = 0;
@@ -868,7 +864,7 @@ static void step(void)
 	w->now_ns += rnd(20) * 1000000;
 	programs_step();
 	if (w->worker.client_count == 0 || (rnd(20) == 0 && w->worker.client_count < 3)) {
-		attach_program();
+		attach_program(rnd(2) ? 1 : THREADS);
 		return;
 	}
 	switch (rnd(12)) {
@@ -881,11 +877,13 @@ static void step(void)
 	case 2:
 		if (rnd(6) == 0)
 			model_end(memory_of(c));
+		else
+			give_place_back(c, (unsigned)rnd(PLACES));
 		break;
 	case 3:
 	case 4:
 	case 5:
-		evict(c);
+		evict_place(c, (unsigned)rnd(PLACES));
 		break;
 	case 6:
 		finish_batches();
@@ -944,7 +942,7 @@ static void fetch_page(struct memory *m, unsigned place, unsigned page)
 		if (tries == FETCH_TRIES)
 			show();
 		assert_true(tries < FETCH_TRIES);
-		model_touch(m, place, page);
+		model_touch(m, place, page, false);
 		all_serve();
 	}
 }
@@ -965,10 +963,19 @@ static void fetch_all(void)
 		space_check(&w->worker.client[i]->space);
 }
 
+static void give_all_back(void)
+{
+	for (size_t i = 0; i < w->worker.client_count; i++)
+		for (unsigned place = 0; place < PLACES; place++)
+			give_place_back(w->worker.client[i], place);
+}
+
 static void live(bool again, bool last)
 {
-	/* Short: it dies while it takes over. */
-	w->fuse = rnd(4) == 0 ? rnd(60) : rnd(3000);
+	/* Most points are passed seldom; and most lives are long. */
+	w->where = rnd(2) ? POINT_COUNT : rnd(POINT_COUNT);
+	w->fuse = w->where < POINT_COUNT ? rnd(3) : rnd(4) == 0 ? rnd(60) : rnd(3000);
+	w->steps = STEPS;
 	w->mortal = !last;
 	if (setjmp(w->killed)) {
 		w->mortal = false;
@@ -977,10 +984,15 @@ static void live(bool again, bool last)
 		return;
 	}
 	begin_worker(again);
+	if (rnd(4) == 0)
+		give_all_back();
 	if (last || rnd(3) == 0)
 		fetch_all();
-	while (w->mortal)
+	while (w->mortal) {
+		if (w->steps-- == 0)
+			w->where = POINT_COUNT; /* that isn't passed */
 		step();
+	}
 }
 
 static void world_new(uint64_t seed)
@@ -1025,10 +1037,72 @@ static void the_next_worker_knows_where_every_page_is(void **state)
 	print_message("%u deaths, %u refused\n", deaths, refused);
 }
 
+/* Killed at that point by the next who passes it. */
+static bool dies_serving(struct client *c, enum point where)
+{
+	if (setjmp(w->killed)) {
+		w->mortal = false;
+		bury_worker();
+		return true;
+	}
+	w->where = where;
+	w->fuse = 0;
+	w->mortal = true;
+	serve(c);
+	w->mortal = false;
+	return false;
+}
+
+static void serve_until_calm(struct memory *m, struct client *c)
+{
+	for (unsigned tries = 0; !model_calm(m) || m->thread[0].fault || !client_is_calm(c);
+		tries++) {
+		assert_true(tries < FETCH_TRIES);
+		serve(c);
+	}
+}
+
+/* By what is registered in it the child can have the page at either place, and by what its
+ * parent is when the next worker looks, too. */
+static void a_fork_is_born_by_what_was_known_when_it_was_read(void **state)
+{
+	static const enum point points[] = {POINT_read_fork, POINT_fork, POINT_fork_recorded,
+		POINT_fork_told, POINT_fork_copied, POINT_forked, POINT_apply};
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
+		world_new(i + 1);
+		begin_worker(false);
+		struct client *c = attach_program(1);
+		struct memory *m = memory_of(c);
+		for (unsigned k = 0; k < 2 * PLACE_PAGES; k++) {
+			model_touch(m, k / PLACE_PAGES, k % PLACE_PAGES, true);
+			serve_until_calm(m, c);
+			model_touch(m, k / PLACE_PAGES, k % PLACE_PAGES, true);
+		}
+		for (unsigned tries = 0; c->space.out_pages < 2 * PLACE_PAGES; tries++) {
+			assert_true(tries < FETCH_TRIES);
+			evict_place(c, tries % 2);
+		}
+		m->lag = 1000000; /* nobody sees the fence down before it forks */
+		model_move(m, 0, 1, true);
+		while (!model_calm(m))
+			serve(c);
+		model_fork(m);
+		assert_true(dies_serving(c, points[i]));
+		m->lag = 0;
+		begin_worker(true);
+		fetch_all();
+		assert_int_equal(w->refused, 0);
+		world_done();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_next_worker_knows_where_every_page_is),
+		cmocka_unit_test(a_fork_is_born_by_what_was_known_when_it_was_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
