@@ -255,8 +255,10 @@ static void a_child_that_goes_on_for_ever_is_given_up(void **state)
 		space_remap(&f->parent, addr(i % 64), addr(64 + i % 64), BLOCK_SIZE);
 	do_fork(f);
 	f->busy = true;
-	while ((r = bear(f, early, count)) == -EAGAIN && count < EARLY)
-		early[count++] = (struct step){addr(count % 64), STEP_UNMAP, PAGE_SIZE};
+	while ((r = bear(f, early, count)) == -EAGAIN && count < EARLY) {
+		early[count] = (struct step){addr(count % 64), STEP_UNMAP, PAGE_SIZE};
+		count++;
+	}
 	free(early);
 	print_message("for ever: given up after %u calls\n", count);
 	assert_int_equal(r, -E2BIG);
