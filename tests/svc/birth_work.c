@@ -169,30 +169,30 @@ static void what_was_in_doubt_long_before_is_asked_for(void **state)
 	assert_true(space_in_doubt(&f->child));
 }
 
-/* Blocks that move in circles, which nobody can tell from such that don't; but nothing of them
- * is out. What is out beside them, in the same mapping once, is found. */
+/* Blocks that move in circles, each of which may have happened or not, as far as anybody can
+ * tell; but nothing of them is out. What is out beside them, in the same mapping once, is
+ * found. */
 static void circles_of_nothing_cost_nothing(void **state)
 {
 	struct family *f = *state;
-	enum { CIRCLES = 300, SPARE = PLACES - 1 };
+	enum { CIRCLES = 300, ALL = 1 + 3 * CIRCLES, TO = 1000 };
 
 	put(&f->parent, 0, 0, BLOCK_PAGES);
-	space_region_add(&f->parent, addr(0), addr(1 + 2 * CIRCLES));
-	space_remap(&f->parent, addr(0), addr(1000), (1 + 2 * CIRCLES) * BLOCK_SIZE);
+	space_region_add(&f->parent, addr(0), addr(ALL));
+	space_remap(&f->parent, addr(0), addr(TO), ALL * BLOCK_SIZE);
 	for (unsigned i = 0; i < CIRCLES; i++) {
-		unsigned a = 1001 + 2 * i, b = a + 1;
-		space_remap(&f->parent, addr(a), addr(SPARE), BLOCK_SIZE);
+		unsigned a = TO + 1 + 3 * i, b = a + 1, spare = a + 2;
+		space_remap(&f->parent, addr(a), addr(spare), BLOCK_SIZE);
 		space_remap(&f->parent, addr(b), addr(a), BLOCK_SIZE);
-		space_remap(&f->parent, addr(SPARE), addr(b), BLOCK_SIZE);
+		space_remap(&f->parent, addr(spare), addr(b), BLOCK_SIZE);
 	}
 	do_fork(f);
-	for (unsigned i = 0; i <= 2 * CIRCLES; i++)
-		f->registered[i] = f->registered[1000 + i] = true;
-	f->registered[SPARE] = true;
+	for (unsigned i = 0; i < ALL; i++)
+		f->registered[i] = f->registered[TO + i] = true;
 	assert_int_equal(bear(f, NULL, 0), 0);
 	print_message("circles of nothing: work %u\n", (unsigned)f->work);
 	assert_true(f->work < BIRTH_WORK_MAX / 10);
-	assert_int_equal(entry_value(space_entry(&f->child, addr(1000))), 1);
+	assert_int_equal(entry_value(space_entry(&f->child, addr(TO))), 1);
 }
 
 /* Anything over anything else, in pieces of pages, and whatever the child says. */
