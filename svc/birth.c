@@ -454,7 +454,9 @@ int birth_settle(struct pager *p, struct client *child)
 		return -EAGAIN;
 	point(POINT_birth);
 	for (int i = 0; i < TRIES && r == -EAGAIN; i++) {
-		r = try_to_bear(child);
+		/* Asked in vain once: it is done all over when that can't be so again. */
+		if (i == 0 || !uffd_fence_up(child->uffd))
+			r = try_to_bear(child);
 		if (r != -EAGAIN)
 			break;
 		/* A call of the child's own is in flight: it has to be read to go on. */

@@ -16,22 +16,17 @@
 #include "birth_view.h"
 
 #include <errno.h>
-#include <limits.h>
 
 enum { EDGES_MAX = 1 << 18 };
 
 struct edge {
 	unsigned from, to;
-	unsigned next; /* of the same `from`, or NONE */
+	unsigned next; /* of the same `from`, or NO_STEP */
 };
-#define NONE UINT_MAX
 
 struct search {
 	struct view *v;
-	unsigned *parent; /* by step: of a tree of those that have to do with each other */
-	unsigned *next;	  /* the next one of its tree, by number */
-	unsigned *head;	  /* by root: the first one */
-	bool *asked;	  /* by root */
+	bool *asked; /* by root */
 	bool *must, *cannot;
 	struct edge *edge;
 	size_t edges, edge_room;
@@ -40,69 +35,6 @@ struct search {
 	unsigned *queue;
 	bool **reaches; /* by step: to which others it leads; NULL: not asked for so far */
 };
-
-/* Calls with each piece of a step's ranges. */
-static void each_piece_of(struct search *s, unsigned step,
-	void (*what)(struct search *s, struct piece_of_space *p, unsigned step, bool target))
-{
-	struct view *v = s->v;
-	const struct step *t = &v->steps->step[step];
-
-	v->work++;
-	for (size_t i = view_piece_at(v, t->from);
-		i < v->pieces && v->piece[i].start < t->from + t->len; i++, v->work++)
-		what(s, &v->piece[i], step, false);
-	if (!is_remap(t))
-		return;
-	for (size_t i = view_piece_at(v, t->to);
-		i < v->pieces && v->piece[i].start < t->to + t->len; i++, v->work++)
-		what(s, &v->piece[i], step, true);
-}
-
-/* ---- groups: steps that touch the same places, directly or by others ---- */
-
-static unsigned root_of(const struct search *s, unsigned step)
-{
-	while (s->parent[step] != step)
-		step = s->parent[step] = s->parent[s->parent[step]];
-	return step;
-}
-
-static void join(struct search *s, struct piece_of_space *p, unsigned step, bool target)
-{
-	(void)target;
-	if (p->owner >= 0)
-		s->parent[root_of(s, step)] = root_of(s, (unsigned)p->owner);
-	p->owner = (int)step;
-}
-
-static int make_groups(struct search *s)
-{
-	struct view *v = s->v;
-	unsigned count = (unsigned)v->steps->count;
-
-	for (unsigned i = 0; i < count; i++)
-		s->parent[i] = i, s->head[i] = NONE;
-	for (unsigned i = 0; i < count && !view_tired(v); i++)
-		if (!v->part[i])
-			each_piece_of(s, i, join);
-	for (unsigned i = count; i-- > 0;) {
-		unsigned root = root_of(s, i);
-		if (v->part[i])
-			continue;
-		s->next[i] = s->head[root];
-		s->head[root] = i;
-	}
-	return view_tired(v) ? -E2BIG : 0;
-}
-
-/* The first step of the group that a piece has to do with; NONE: there is none. */
-static unsigned group_at(const struct search *s, uint64_t addr)
-{
-	const struct piece_of_space *p = &s->v->piece[view_piece_at(s->v, addr)];
-
-	return p->owner < 0 ? NONE : s->head[root_of(s, (unsigned)p->owner)];
-}
 
 /* ---- questions ---- */
 
@@ -130,12 +62,12 @@ static int ask(struct search *s)
 	for (size_t i = 0; i < m->line_count && r == 0; i++)
 		r = ask_about(v, &m->line[i]);
 	for (size_t i = 0; i < v->sample_count && r == 0; i++) {
-		unsigned step = group_at(s, v->sample[i]);
-		if (step == NONE || s->asked[root_of(s, step)])
+		unsigned group = view_group(v, v->sample[i]);
+		if (group == NO_STEP || s->asked[group])
 			continue;
-		s->asked[root_of(s, step)] = true;
-		for (; step != NONE && r == 0; step = s->next[step])
-			r = ask_about(v, &v->steps->step[step]);
+		s->asked[group] = true;
+		for (unsigned k = v->head[group]; k != NO_STEP && r == 0; k = v->next[k])
+			r = ask_about(v, &v->steps->step[k]);
 	}
 	return r;
 }
@@ -150,7 +82,7 @@ static void add_edge(struct search *s, unsigned from, unsigned to)
 		return;
 	s->known[bit / CHAR_BIT] |= (unsigned char)(1u << bit % CHAR_BIT);
 	if (s->edges == EDGES_MAX) {
-		s->v->work = UINT64_MAX;
+		s->v->work = BIRTH_WORK_MAX + 1;
 		return;
 	}
 	space_make_room((void **)&s->edge, s->edges, &s->edge_room, sizeof(*s->edge));
@@ -163,8 +95,10 @@ static bool is_wrong(const struct piece_of_space *p)
 	return p->matters && p->was != OPEN && p->now != OPEN && p->was != p->now;
 }
 
-static void follow(struct search *s, struct piece_of_space *p, unsigned step, bool target)
+static void follow(void *arg, struct piece_of_space *p, unsigned step, bool target)
 {
+	struct search *s = arg;
+
 	if (p->last < 0) {
 		/* The first step that touches it tells how it was before. */
 		if (p->first == OPEN && is_remap(&s->v->steps->step[step]))
@@ -185,10 +119,10 @@ static int make_edges(struct search *s)
 	struct view *v = s->v;
 
 	for (unsigned i = 0; i < v->steps->count; i++)
-		s->first[i] = NONE;
+		s->first[i] = NO_STEP;
 	for (unsigned i = 0; i < v->steps->count && !view_tired(v); i++)
-		if (!v->part[i] && s->asked[root_of(s, i)])
-			each_piece_of(s, i, follow);
+		if (!v->part[i] && s->asked[view_root(v, i)])
+			view_each_piece(v, i, follow, s);
 	for (size_t i = 0; i < v->pieces; i++)
 		if (v->piece[i].last >= 0 && is_wrong(&v->piece[i]))
 			s->cannot[v->piece[i].last] = true;
@@ -205,7 +139,7 @@ static void spread(struct search *s, const unsigned *first, bool *is)
 			s->queue[count++] = i;
 	while (count > 0) {
 		unsigned e = first[s->queue[--count]];
-		for (s->v->work++; e != NONE; e = s->edge[e].next, s->v->work++) {
+		for (s->v->work++; e != NO_STEP; e = s->edge[e].next, s->v->work++) {
 			if (is[s->edge[e].to])
 				continue;
 			is[s->edge[e].to] = true;
@@ -220,7 +154,7 @@ static void turn_edges(struct search *s)
 	size_t count = s->edges;
 
 	for (unsigned i = 0; i < s->v->steps->count; i++)
-		s->back[i] = NONE;
+		s->back[i] = NO_STEP;
 	for (size_t i = 0; i < count; i++) {
 		const struct edge e = s->edge[i];
 		space_make_room((void **)&s->edge, s->edges, &s->edge_room, sizeof(*s->edge));
@@ -239,7 +173,7 @@ static int solve(struct search *s)
 	for (unsigned i = 0; i < v->steps->count; i++) {
 		if (s->must[i] && s->cannot[i])
 			return -EBADMSG;
-		v->found[i] = !v->part[i] && s->asked[root_of(s, i)] && !s->cannot[i];
+		v->found[i] = !v->part[i] && s->asked[view_root(v, i)] && !s->cannot[i];
 	}
 	return 0;
 }
@@ -257,12 +191,12 @@ static bool leads(struct search *s, unsigned from, unsigned to)
 	return s->reaches[from][to];
 }
 
-/* Is there a solution in which `had` had happened and `hadnt` not? NONE: whatever. */
+/* Is there a solution in which `had` had happened and `hadnt` not? NO_STEP: whatever. */
 static bool is_possible(struct search *s, unsigned had, unsigned hadnt)
 {
-	if ((had != NONE && s->cannot[had]) || (hadnt != NONE && s->must[hadnt]))
+	if ((had != NO_STEP && s->cannot[had]) || (hadnt != NO_STEP && s->must[hadnt]))
 		return false;
-	return had == NONE || hadnt == NONE || !leads(s, had, hadnt);
+	return had == NO_STEP || hadnt == NO_STEP || !leads(s, had, hadnt);
 }
 
 /* Where a page is that stopped there; and is it elsewhere than where it was seen before? */
@@ -280,34 +214,33 @@ static bool differs(struct view *v, uint64_t addr, uint64_t *seen, bool *any)
 /* All places on its way where a page can be. */
 static int follow_page(struct search *s, uint64_t addr)
 {
-	unsigned had = NONE, step = group_at(s, addr);
+	struct view *v = s->v;
+	unsigned group = view_group(v, addr), had = NO_STEP;
+	unsigned step = group == NO_STEP ? NO_STEP : v->head[group];
 	uint64_t seen = GONE;
 	bool any = false;
 
-	if (view_is_discarded(s->v, addr))
+	if (view_is_discarded(v, addr))
 		return 0;
-	for (; step != NONE && addr != GONE && !view_tired(s->v); step = s->next[step]) {
-		uint64_t to = view_through(s->v, step, addr);
-		s->v->work += 1 + s->v->late_count;
+	for (; step != NO_STEP && addr != GONE && !view_tired(v); step = v->next[step]) {
+		uint64_t to = view_through(v, step, addr);
+		v->work += 1 + v->late_count;
 		if (to == addr)
 			continue;
-		if (is_possible(s, had, step) && differs(s->v, addr, &seen, &any))
+		if (is_possible(s, had, step) && differs(v, addr, &seen, &any))
 			return -EBADMSG;
 		had = step;
 		addr = to;
 	}
-	if (is_possible(s, had, NONE) && differs(s->v, addr, &seen, &any))
+	if (is_possible(s, had, NO_STEP) && differs(v, addr, &seen, &any))
 		return -EBADMSG;
-	return view_tired(s->v) ? -E2BIG : 0;
+	return view_tired(v) ? -E2BIG : 0;
 }
 
 int search_happened(struct view *v)
 {
 	size_t count = v->steps->count;
 	struct search s = {.v = v,
-		.parent = view_zeroed(count * sizeof(unsigned)),
-		.next = view_zeroed(count * sizeof(unsigned)),
-		.head = view_zeroed(count * sizeof(unsigned)),
 		.first = view_zeroed(count * sizeof(unsigned)),
 		.back = view_zeroed(count * sizeof(unsigned)),
 		.queue = view_zeroed(count * sizeof(unsigned)),
@@ -316,10 +249,8 @@ int search_happened(struct view *v)
 		.asked = view_zeroed(count),
 		.must = view_zeroed(count),
 		.cannot = view_zeroed(count)};
-	int r = make_groups(&s);
+	int r = ask(&s);
 
-	if (r == 0)
-		r = ask(&s);
 	if (r == 0)
 		r = make_edges(&s);
 	if (r == 0)
@@ -328,9 +259,6 @@ int search_happened(struct view *v)
 		r = follow_page(&s, v->sample[i]);
 	for (size_t i = 0; i < count; i++)
 		free(s.reaches[i]);
-	free(s.parent);
-	free(s.next);
-	free(s.head);
 	free(s.first);
 	free(s.back);
 	free(s.queue);

@@ -25,7 +25,7 @@ static void cut(struct view *v, uint64_t addr)
 {
 	space_make_room((void **)&v->piece, v->pieces, &v->room, sizeof(*v->piece));
 	v->piece[v->pieces++] =
-		(struct piece_of_space){.start = addr, .first = OPEN, .owner = -1, .last = -1};
+		(struct piece_of_space){.start = addr, .first = OPEN, .step = -1, .last = -1};
 }
 
 static void cut_at(struct view *v, const struct step *step, size_t count)
@@ -143,19 +143,89 @@ void *view_zeroed(size_t size)
 	return p;
 }
 
+/* ---- groups ---- */
+
+void view_each_piece(struct view *v, unsigned step,
+	void (*what)(void *arg, struct piece_of_space *p, unsigned step, bool target),
+	void *arg)
+{
+	const struct step *t = &v->steps->step[step];
+
+	v->work++;
+	for (size_t i = view_piece_at(v, t->from);
+		i < v->pieces && v->piece[i].start < t->from + t->len; i++, v->work++)
+		what(arg, &v->piece[i], step, false);
+	if (!is_remap(t))
+		return;
+	for (size_t i = view_piece_at(v, t->to);
+		i < v->pieces && v->piece[i].start < t->to + t->len; i++, v->work++)
+		what(arg, &v->piece[i], step, true);
+}
+
+unsigned view_root(const struct view *v, unsigned step)
+{
+	while (v->above[step] != step)
+		step = v->above[step] = v->above[v->above[step]];
+	return step;
+}
+
+unsigned view_group(const struct view *v, uint64_t addr)
+{
+	const struct piece_of_space *p = &v->piece[view_piece_at(v, addr)];
+
+	return p->step < 0 ? NO_STEP : view_root(v, (unsigned)p->step);
+}
+
+static void join(void *arg, struct piece_of_space *p, unsigned step, bool target)
+{
+	struct view *v = arg;
+
+	(void)target;
+	if (p->step >= 0)
+		v->above[view_root(v, (unsigned)p->step)] = view_root(v, step);
+	p->step = (int)step;
+}
+
+static void make_groups(struct view *v)
+{
+	unsigned count = (unsigned)v->steps->count;
+
+	for (unsigned i = 0; i < count; i++) {
+		v->above[i] = i;
+		v->head[i] = v->tail[i] = v->next[i] = v->prev[i] = NO_STEP;
+	}
+	for (unsigned i = 0; i < count && !view_tired(v); i++)
+		if (!v->part[i])
+			view_each_piece(v, i, join, v);
+	for (unsigned i = 0; i < count; i++) {
+		unsigned root = view_root(v, i), last = v->tail[root];
+		if (v->part[i])
+			continue;
+		v->prev[i] = last;
+		*(last == NO_STEP ? &v->head[root] : &v->next[last]) = i;
+		v->tail[root] = i;
+	}
+}
+
+/* ---- */
+
 static void touch(struct view *v, uint64_t start, uint64_t end)
 {
 	for (size_t i = view_piece_at(v, start); i < v->pieces && v->piece[i].start < end; i++)
 		v->piece[i].touched = true, v->work++;
 }
 
-static void touch_all(struct view *v, const struct step *step, size_t count)
+static void touch_line(struct view *v)
 {
-	for (size_t i = 0; i < count && !view_tired(v); i++) {
-		touch(v, step[i].from, step[i].from + step[i].len);
-		if (is_remap(&step[i]))
-			touch(v, step[i].to, step[i].to + step[i].len);
+	const struct midwife *m = v->midwife;
+
+	for (size_t i = 0; i < m->line_count && !view_tired(v); i++) {
+		touch(v, m->line[i].from, m->line[i].from + m->line[i].len);
+		if (is_remap(&m->line[i]))
+			touch(v, m->line[i].to, m->line[i].to + m->line[i].len);
 	}
+	for (unsigned i = 0; i < v->late_count; i++)
+		touch(v, v->late[i].at.start, v->late[i].at.end);
 }
 
 int view_open(struct view *v)
@@ -167,6 +237,11 @@ int view_open(struct view *v)
 	v->part = view_zeroed(l->count);
 	v->stays = view_zeroed(l->count);
 	v->found = view_zeroed(l->count);
+	v->above = view_zeroed(l->count * sizeof(*v->above));
+	v->next = view_zeroed(l->count * sizeof(*v->next));
+	v->prev = view_zeroed(l->count * sizeof(*v->prev));
+	v->head = view_zeroed(l->count * sizeof(*v->head));
+	v->tail = view_zeroed(l->count * sizeof(*v->tail));
 	match_unmaps(v);
 	cut(v, 0);
 	for (unsigned i = 0; i < m->grown_count; i++) {
@@ -187,10 +262,8 @@ int view_open(struct view *v)
 		if (v->pieces > PIECES_MAX || view_tired(v) || (more && i == PASSES_MAX))
 			return -E2BIG;
 	}
-	touch_all(v, l->step, l->count);
-	touch_all(v, m->line, m->line_count);
-	for (unsigned i = 0; i < v->late_count; i++)
-		touch(v, v->late[i].at.start, v->late[i].at.end);
+	make_groups(v);
+	touch_line(v);
 	return view_tired(v) ? -E2BIG : 0;
 }
 
@@ -199,6 +272,11 @@ void view_close(struct view *v)
 	free(v->part);
 	free(v->stays);
 	free(v->found);
+	free(v->above);
+	free(v->next);
+	free(v->prev);
+	free(v->head);
+	free(v->tail);
 	free(v->piece);
 	free(v->sample);
 }
@@ -209,7 +287,7 @@ bool view_is_touched(struct view *v, uint64_t start, uint64_t end)
 
 	for (size_t i = view_piece_at(v, start);
 		!touched && i < v->pieces && v->piece[i].start < end; i++, v->work++)
-		touched = v->piece[i].touched;
+		touched = v->piece[i].touched || v->piece[i].step >= 0;
 	return touched;
 }
 
@@ -295,10 +373,12 @@ bool view_is_seen(const struct view *v, uint64_t addr)
 
 uint64_t view_at_first(struct view *v, uint64_t addr, size_t at)
 {
-	v->work += at;
-	while (at-- > 0) {
-		const struct step *s = &v->steps->step[at];
-		if (is_remap(s) && covers(s->to, s->len, addr))
+	unsigned group = view_group(v, addr);
+	unsigned i = group == NO_STEP ? NO_STEP : v->tail[group];
+
+	for (; i != NO_STEP; i = v->prev[i], v->work++) {
+		const struct step *s = &v->steps->step[i];
+		if (i < at && is_remap(s) && covers(s->to, s->len, addr))
 			addr = s->from + (addr - s->to);
 	}
 	return addr;
@@ -348,10 +428,12 @@ uint64_t view_through_line(struct view *v, uint64_t addr)
 
 uint64_t view_at_last(struct view *v, uint64_t addr)
 {
+	unsigned group = view_group(v, addr);
+	unsigned i = group == NO_STEP ? NO_STEP : v->head[group];
+
 	if (view_is_discarded(v, addr))
 		return GONE;
-	v->work += v->steps->count * (1 + v->late_count);
-	for (size_t i = 0; i < v->steps->count && addr != GONE; i++)
+	for (; i != NO_STEP && addr != GONE; i = v->next[i], v->work += 1 + v->late_count)
 		if (v->found[i])
 			addr = view_through(v, i, addr);
 	return view_through_line(v, addr);

@@ -5,34 +5,37 @@
 
 #include "space_internal.h"
 
+#include <limits.h>
+
 enum {
 	NO = 0,
 	YES = 1,
 	/* Not known. Mostly it doesn't matter: nothing is there any more, if it was. */
 	OPEN = 2,
 };
-#define GONE UINT64_MAX
+#define GONE	UINT64_MAX
+#define NO_STEP UINT_MAX
 
 /* What lies between two neighbouring ends of steps, or what moves to there: of what was
  * registered at first all goes the same way. */
 struct piece_of_space {
 	uint64_t start;
-	bool touched; /* by a step, or by one of the line, or discarded */
+	bool touched; /* by one of the line, or discarded */
 	bool matters; /* it has been asked for */
 	int is;	      /* registered in the child: NO, YES, OPEN */
 	int was;      /* the same in the first of its line, when the page tables were copied */
 	int first;    /* the same before all steps */
+	int step;     /* the last one that touches it, or -1 */
 	/* While it is found out which steps had happened (birth_search.c): */
-	int owner; /* a step that touches it, or -1 */
-	int last;  /* the last one that has been looked at, or -1 */
-	int now;   /* registered after that */
+	int last; /* the last one that has been looked at, or -1 */
+	int now;  /* registered after that */
 };
 
 enum {
 	/* How much is done for one birth, in looks at a piece, a step or the like, of which
 	 * each takes some nanoseconds. Nobody needs a tenth of it who doesn't mean it
 	 * (tests/svc/birth_work.c). */
-	BIRTH_WORK_MAX = 1 << 25,
+	BIRTH_WORK_MAX = 1 << 24,
 };
 
 struct view {
@@ -47,6 +50,11 @@ struct view {
 	bool *part;  /* by step: an UNMAP that is part of the REMAP before it */
 	bool *stays; /* a REMAP without one: its source stays registered (DONTUNMAP) */
 	bool *found; /* it had happened before the copying */
+	/* Steps that touch the same places, directly or by others, are a group, in their order.
+	 * Parts are in none. */
+	unsigned *above; /* by step: one that is nearer to the root of its group, or itself */
+	unsigned *next, *prev; /* by step, or NO_STEP */
+	unsigned *head, *tail; /* by root */
 	/* Pages that are out, one for each piece in which some were at first. */
 	uint64_t *sample;
 	size_t sample_count, sample_room;
@@ -80,6 +88,13 @@ void view_close(struct view *v);
 
 size_t view_piece_at(const struct view *v, uint64_t addr);
 uint64_t view_piece_end(const struct view *v, uint64_t addr);
+/* Calls with each piece of a step's ranges. */
+void view_each_piece(struct view *v, unsigned step,
+	void (*what)(void *arg, struct piece_of_space *p, unsigned step, bool target),
+	void *arg);
+/* The root of the group that has to do with the address; NO_STEP: there is none. */
+unsigned view_group(const struct view *v, uint64_t addr);
+unsigned view_root(const struct view *v, unsigned step);
 /* Is anything in [start, end) that steps may have moved or dropped? */
 bool view_is_touched(struct view *v, uint64_t start, uint64_t end);
 

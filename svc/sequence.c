@@ -48,25 +48,24 @@ static bool in_doubt(const struct doubt *d, struct region g)
 	return g.start >= g.end;
 }
 
+static struct region common(struct region a, struct region b)
+{
+	return (struct region){
+		a.start > b.start ? a.start : b.start, a.end < b.end ? a.end : b.end};
+}
+
 /* Does it move something to where something else is on record, and `part` takes from that?
  * Where there is an UNMAP in doubt, that may have been about it. */
 static bool is_held_up(const struct space *s, const struct uffd_msg *m, struct region part)
 {
-	struct region to = target_of(m);
+	struct region to = target_of(m), both = common(to, part);
 
 	if (s->doubt.lost)
 		return false;
-	for (size_t i = 0; i < s->region_count; i++) {
-		struct region g = s->region[i];
-		if (!overlap(g, to))
-			continue;
-		if (g.start < to.start)
-			g.start = to.start;
-		if (g.end > to.end)
-			g.end = to.end;
-		if (overlap(g, part) && !in_doubt(&s->doubt, g))
+	for (size_t i = space_region_index(s, both.start);
+		i < s->region_count && s->region[i].start < both.end; i++)
+		if (!in_doubt(&s->doubt, common(s->region[i], to)))
 			return true;
-	}
 	return false;
 }
 
@@ -81,12 +80,6 @@ static bool makes_room(
 	const struct space *s, const struct uffd_msg *m, const struct uffd_msg *waiting)
 {
 	return m->event != UFFD_EVENT_REMOVE && is_held_up(s, waiting, source_of(m));
-}
-
-static struct region common(struct region a, struct region b)
-{
-	return (struct region){
-		a.start > b.start ? a.start : b.start, a.end < b.end ? a.end : b.end};
 }
 
 /* Is the k-th a discard of what one before it brings to where the i-th makes room? As far as
@@ -125,12 +118,10 @@ static bool wanted(const struct client *c, size_t i)
 {
 	bool wanted = false;
 
-	for (size_t k = 0; k < c->waiting_count; k++) {
-		if (k != i && makes_room(&c->space, &c->waiting[i], &c->waiting[k]))
-			wanted = true;
-		if (k < i && !may_overtake(c, i, k))
-			return false;
-	}
+	for (size_t k = 0; k < c->waiting_count && !wanted; k++)
+		wanted = k != i && makes_room(&c->space, &c->waiting[i], &c->waiting[k]);
+	for (size_t k = 0; k < i && wanted; k++)
+		wanted = may_overtake(c, i, k);
 	return wanted;
 }
 

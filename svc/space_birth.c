@@ -105,7 +105,7 @@ static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, ui
 	(void)plan;
 	(void)aside;
 	v->work += LEAF_WORK;
-	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+	for (unsigned i = 0; i < BLOCK_PAGES && !view_tired(v); i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
 		if (!entry_out(leaf->entry[i]) || is_same_way(v, addr, at))
 			continue;
@@ -139,7 +139,7 @@ static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint6
 	size_t at, bool aside)
 {
 	v->work += LEAF_WORK;
-	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+	for (unsigned i = 0; i < BLOCK_PAGES && !view_tired(v); i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
 		if (!entry_out(leaf->entry[i]))
 			continue;
@@ -260,12 +260,19 @@ static void carry_out(struct space *s, const struct plan *plan)
 	}
 }
 
-void space_bear_none(struct space *child)
+static void end_birth(struct space *child)
 {
 	child->unborn = false;
 	child->doubt.late_count = 0;
 	child->doubt.late_met = false;
 	space_drop_aside(child);
+}
+
+void space_bear_none(struct space *child)
+{
+	end_birth(child);
+	child->doubt.open_count = 0;
+	child->doubt.lost = false;
 }
 
 int space_bear(
@@ -304,7 +311,9 @@ int space_bear(
 		view_close(&v);
 		*m->work = v.work;
 	}
+	/* What its parent was in doubt of is among the steps; what isn't, it asks for itself.
+	 */
 	if (r == 0)
-		space_bear_none(child);
+		(first > 0 ? end_birth : space_bear_none)(child);
 	return r;
 }

@@ -567,6 +567,15 @@ static void fork_aside(struct space *parent, struct space *child)
 	}
 }
 
+static void copy_doubt(const struct space *parent, struct space *child)
+{
+	child->doubt.open_count = parent->doubt.open_count;
+	child->doubt.lost = parent->doubt.lost;
+	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
+	child->doubt.late_count = parent->doubt.late_count;
+	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
+}
+
 void space_fork_unborn(struct space *parent, struct space *child)
 {
 	assert(child->block_count == 0 && child->region_count == 0);
@@ -577,20 +586,14 @@ void space_fork_unborn(struct space *parent, struct space *child)
 		space_block_insert(child, parent->block[i].number,
 			leaf_for_child(parent, parent->block[i].leaf));
 	fork_aside(parent, child);
-	/* What else the parent is in doubt of is among the steps. */
-	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
-	child->doubt.late_count = parent->doubt.late_count;
+	copy_doubt(parent, child);
 	child->unborn = true;
 }
 
 void space_inherit_doubt(const struct space *parent, struct space *child)
 {
-	child->doubt.open_count = parent->doubt.open_count;
-	child->doubt.lost = parent->doubt.lost;
-	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
+	copy_doubt(parent, child);
 	/* Nobody else is there from whom something could still come or leave. */
-	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
-	child->doubt.late_count = parent->doubt.late_count;
 	settle_late(child);
 }
 

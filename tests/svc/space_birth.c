@@ -747,6 +747,22 @@ static void a_child_keeps_what_wasnt_where_the_discard_was(void **state)
 	bear_late(false, 1);
 }
 
+/* Nothing that left before can still be read so long after it. */
+static void a_discard_long_before_is_decided(void **state)
+{
+	const uint64_t base = 0x7f0000000000;
+	struct discarded l;
+
+	(void)state;
+	late_begin(&l, base);
+	assert_int_equal(l.parent.out_pages, 1);
+	for (unsigned i = 0; i <= STEPS_MAX; i++)
+		space_unmap(&l.parent, base + 16 * PAGE_SIZE, base + 17 * PAGE_SIZE);
+	assert_int_equal(l.parent.out_pages, 0);
+	assert_int_equal(l.parent.doubt.late_count, 0);
+	late_end(&l);
+}
+
 /* All that a program with one thread has done was told with its FORK: its child needn't wait.
  */
 static void a_single_threads_child_has_no_discard_to_come(void **state)
@@ -767,44 +783,48 @@ static void a_single_threads_child_has_no_discard_to_come(void **state)
 
 /* ---- growth in place ---- */
 
-/* Eight pages were out, and were unmapped; a neighbour has grown over the first of them by the
- * time that FORK is read. */
+/* Pages were out, and were unmapped; a neighbour has grown over the first of them by the time
+ * that FORK is read. */
 struct grown {
-	uint64_t base, pages;
+	uint64_t base, pages, over;
 	bool before; /* the page tables were copied before all that */
+	/* The first page was moved on, by the child or by one that was never born. */
+	bool early, line;
 };
 
 static int is_registered_by_any(void *arg, uint64_t addr)
 {
 	const struct grown *g = arg;
+	uint64_t page = (addr - g->base) / PAGE_SIZE;
 
-	return addr < g->base + g->pages * PAGE_SIZE || g->before;
+	return page < g->over || g->before || page >= 16;
 }
 
-/* The child, which has moved the first page of the place away before it was born, or not. */
-static int bear_grown(struct grown g, bool moves, struct space *child, struct graveyard *y)
+static int bear_grown(struct grown g, struct space *child, struct graveyard *y)
 {
-	const struct region grown = {g.base, g.base + g.pages * PAGE_SIZE};
-	const struct step early = {g.base, g.base + 16 * PAGE_SIZE, PAGE_SIZE};
+	const struct region grown = {g.base, g.base + g.over * PAGE_SIZE};
+	const struct step moves = {g.base, g.base + 16 * PAGE_SIZE, PAGE_SIZE};
 	uint64_t work = 0;
 	const struct midwife m = {.registered = is_registered_by_any,
 		.arg = &g,
 		.grown = &grown,
 		.grown_count = 1,
-		.early = &early,
-		.early_count = moves,
+		.early = &moves,
+		.early_count = g.early,
+		.line = &moves,
+		.line_count = g.line,
 		.work = &work};
 	struct space parent;
 
 	graveyard_init(y, NULL);
 	space_init(&parent, y);
 	space_init(child, y);
-	space_region_add(&parent, g.base, g.base + 8 * PAGE_SIZE);
-	for (unsigned i = 0; i < 8; i++)
+	space_region_add(&parent, g.base, g.base + g.pages * PAGE_SIZE);
+	for (unsigned i = 0; i < g.pages; i++)
 		space_set(&parent, g.base >> BLOCK_SHIFT,
 			space_leaf(&parent, g.base >> BLOCK_SHIFT), i,
 			entry_make(PAGE_STORED, i + 1));
-	space_unmap(&parent, g.base, g.base + 8 * PAGE_SIZE);
+	space_unmap(&parent, g.base, g.base + g.pages * PAGE_SIZE);
 	struct steps *steps = space_fork(&parent, child);
 	int r = space_bear(child, steps, 1, &m);
 	space_check(child);
@@ -827,11 +847,12 @@ static void growth_tells_nothing_but_its_surroundings_do(void **state)
 {
 	(void)state;
 	for (int before = 0; before < 2; before++) {
-		struct grown g = {.base = 0x7f0000000000, .pages = 4, .before = before};
+		const struct grown g = {
+			.base = 0x7f0000000000, .pages = 8, .over = 4, .before = before};
 		struct graveyard y;
 		struct space child;
 
-		assert_int_equal(bear_grown(g, false, &child, &y), 0);
+		assert_int_equal(bear_grown(g, &child, &y), 0);
 		assert_int_equal(child.out_pages, before ? 8 : 0);
 		for (unsigned i = 0; i < 8 && before; i++)
 			assert_int_equal(
@@ -841,16 +862,23 @@ static void growth_tells_nothing_but_its_surroundings_do(void **state)
 	}
 }
 
-/* It has grown over all of it: nobody can tell. What the child has moved on tells no more. */
+/* It has grown over all of it: nobody can tell. That it was moved on from there, in the child
+ * or before that was forked from one that is gone, tells no more. */
 static void growth_over_everything_is_refused(void **state)
 {
+	const uint64_t base = 0x7f0000000000;
+	const struct grown all[] = {
+		{.base = base, .pages = 8, .over = 8},
+		{.base = base, .pages = 8, .over = 8, .early = true},
+		{.base = base, .pages = 1, .over = 1, .line = true},
+	};
+
 	(void)state;
-	for (int moves = 0; moves < 2; moves++) {
-		struct grown g = {.base = 0x7f0000000000, .pages = 8};
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		struct graveyard y;
 		struct space child;
 
-		assert_int_equal(bear_grown(g, moves, &child, &y), -EBADMSG);
+		assert_int_equal(bear_grown(all[i], &child, &y), -EBADMSG);
 		end_grown(&child, &y);
 	}
 }
@@ -862,6 +890,7 @@ int main(void)
 		cmocka_unit_test(growth_over_everything_is_refused),
 		cmocka_unit_test(a_childs_moves_take_along_what_was_discarded),
 		cmocka_unit_test(a_child_keeps_what_wasnt_where_the_discard_was),
+		cmocka_unit_test(a_discard_long_before_is_decided),
 		cmocka_unit_test(a_single_threads_child_has_no_discard_to_come),
 		cmocka_unit_test(once_wrong),
 		cmocka_unit_test(moves_and_forks),
