@@ -127,7 +127,6 @@ struct txn {
 	const struct batch *batch; /* or NULL */
 	struct taken {
 		struct client *client; /* owned reference */
-		struct client *by;     /* borrowed: whose child it is; NULL: for itself */
 		bool dropped;	       /* it has ended: its rows are removed */
 	} * taken;		       /* owned */
 	size_t count, room, written;
@@ -142,14 +141,14 @@ static void rest(long ns)
 	nanosleep(&pause, NULL);
 }
 
-static void take_in(struct txn *t, struct client *c, struct client *by)
+static void take_in(struct txn *t, struct client *c)
 {
 	for (size_t i = 0; i < t->count; i++)
 		if (t->taken[i].client == c)
 			return;
 	client_ref(c);
 	space_make_room((void **)&t->taken, t->count, &t->room, sizeof(*t->taken));
-	t->taken[t->count++] = (struct taken){.client = c, .by = by};
+	t->taken[t->count++] = (struct taken){.client = c};
 }
 
 /* Those who descend from it and have no rows. Not only its own children: of those, some are
@@ -164,7 +163,7 @@ static int take_children(struct txn *t, struct client *parent)
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < count; i++) {
-		take_in(t, client[i], parent);
+		take_in(t, client[i]);
 		client_unref(client[i]);
 	}
 	free(client);
@@ -328,7 +327,7 @@ static void txn_done(struct txn *t)
 /* A page that was written as HELD before it had a blob has one now. */
 static void take_in_batch(struct txn *t, struct client *c)
 {
-	take_in(t, c, NULL);
+	take_in(t, c);
 	c->held_named = 0;
 	gate_lock(c);
 	for (size_t i = 0; i < c->space.block_count; i++)
@@ -449,19 +448,16 @@ static bool has_dirty(struct pager *p, struct client *c)
 	return dirty;
 }
 
-/* Left out of the next try: it, and whose child it is. */
+/* Left out of the next try: it, and those for whose rows it would be taken in again. */
 static void leave_out(struct txn *t)
 {
 	struct client *c = t->written < t->count ? t->taken[t->written].client : NULL;
 
-	while (c) {
-		struct client *by = NULL;
+	for (size_t i = 0; c && i < t->count; i++)
+		if (worker_needs_rows(c, t->taken[i].client))
+			t->taken[i].client->left_out = true;
+	if (c)
 		c->left_out = true;
-		for (size_t i = 0; i < t->count; i++)
-			if (t->taken[i].client == c)
-				by = t->taken[i].by;
-		c = by;
-	}
 }
 
 /* All who have something to write, or have ended. *ret_any: there is something to write or to
@@ -481,7 +477,7 @@ static int take_all(struct txn *t, bool *ret_any_left_out, bool *ret_any)
 		if (c->left_out)
 			*ret_any_left_out = true; /* its rows name some of the dead */
 		else if (dirty || atomic_load(&c->dropped))
-			take_in(t, c, NULL);
+			take_in(t, c);
 		client_unref(c);
 	}
 	free(client);

@@ -150,6 +150,8 @@ int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret
  * aren't dropped: mostly none. */
 int worker_descendants(
 	struct worker *w, const struct client *parent, struct client ***ret, size_t *ret_count);
+/* Is it one of these? */
+bool worker_needs_rows(const struct client *c, const struct client *parent);
 size_t worker_count_user(struct worker *w, uid_t uid); /* its clients */
 /* For a walk over all from *at = 0 on: a reference, or NULL at the end. Needs no memory. Who
  * comes meanwhile may be missed. */

@@ -175,7 +175,7 @@ int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret
 	return copy_clients(w, true, ret, ret_count);
 }
 
-static bool has_no_rows(const struct client *c, const struct client *parent)
+bool worker_needs_rows(const struct client *c, const struct client *parent)
 {
 	return c->id > parent->id && client_family(c) == client_family(parent) &&
 	       !atomic_load(&c->indexed) && !atomic_load(&c->dropped);
@@ -191,7 +191,7 @@ int worker_descendants(
 	for (size_t i = 0; i < w->client_count + w->ended_count; i++) {
 		struct client *c =
 			i < w->client_count ? w->client[i] : w->ended[i - w->client_count];
-		if (!has_no_rows(c, parent))
+		if (!worker_needs_rows(c, parent))
 			continue;
 		make_room(&found, count, &room);
 		client_ref(c);

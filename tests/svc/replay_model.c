@@ -1098,11 +1098,26 @@ static void a_fork_is_born_by_what_was_known_when_it_was_read(void **state)
 	}
 }
 
+/* A discard of what isn't on record: else rows are never written again. */
+static void what_waits_only_for_the_fence_does_not_wait_for_ever(void **state)
+{
+	(void)state;
+	world_new(1);
+	begin_worker(false);
+	struct client *c = attach_program(1);
+	space_remove(&c->space, place_addr(PLACES, 0), place_addr(PLACES, 1));
+	assert_false(client_is_calm(c));
+	serve(c);
+	assert_true(client_is_calm(c));
+	world_done();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_next_worker_knows_where_every_page_is),
 		cmocka_unit_test(a_fork_is_born_by_what_was_known_when_it_was_read),
+		cmocka_unit_test(what_waits_only_for_the_fence_does_not_wait_for_ever),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
