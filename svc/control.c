@@ -10,6 +10,7 @@
 #include "release.h"
 #include "restorer.h"
 #include "settings.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -293,6 +294,8 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	trouble_ages(w, s->trouble_ms);
 	s->corrupt_pages = atomic_load(&w->corrupt_pages);
 	s->readers_replaced = readers_replaced(w->readers);
+	s->upgrades = atomic_load(&w->state->upgrades);
+	s->pause_ms = atomic_load(&w->state->idle_ms);
 }
 
 /* ---- orders ---- */

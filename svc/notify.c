@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The service manager's socket. False: there is none. */
@@ -93,4 +94,20 @@ unsigned notify_alive_ms(void)
 void notify_alive(int fd)
 {
 	say(fd, "WATCHDOG=1\n");
+}
+
+void notify_reloading(int fd)
+{
+	struct timespec t;
+	char text[100];
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu\n",
+		(unsigned long long)t.tv_sec * 1000000 + (unsigned long long)t.tv_nsec / 1000);
+	say(fd, text);
+}
+
+void notify_ready_again(int fd)
+{
+	say(fd, "READY=1\n");
 }

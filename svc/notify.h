@@ -13,5 +13,8 @@ unsigned notify_alive_ms(void);
 /* For notify_alive: what it says needs no descriptor then but this one; -1: nobody listens. */
 int notify_open(void);
 void notify_alive(int fd);
+/* Another binary is to take over, and that nothing came of it. fd: the same. */
+void notify_reloading(int fd);
+void notify_ready_again(int fd);
 
 #endif

@@ -78,7 +78,10 @@ struct state {
 	uint32_t spare;
 	/* Ids up to here were given out. Journals name children by them that are gone. */
 	_Atomic uint64_t last_id;
-	char pad[512 - 56];
+	/* CLOCK_MONOTONIC: since when nobody serves; 0: never so. For how long that was. */
+	_Atomic uint64_t idle_since_ms, idle_ms;
+	_Atomic uint64_t upgrades; /* how often another larderd took over in place */
+	char pad[512 - 80];
 	struct state_record record[STATE_RECORDS];
 };
 
@@ -89,6 +92,8 @@ int state_new(struct state **ret, const char *dir);
  * damaged; -EPROTONOSUPPORT: another version's: `why` tells in words, and it stays as it is. */
 int state_load(struct state **ret, const char *dir, char why[STATE_WHY]);
 void state_unmap(struct state *s);
+/* Could state_load? Of a table that a service uses meanwhile. As state_load, and leaves nothing. */
+int state_check(const char *dir, char why[STATE_WHY]);
 
 /* A copy of r in the table, counted once it is whole. NULL: STATE_RECORDS clients are there, or
  * the file system has no room for one more. One call at a time. */

@@ -28,6 +28,7 @@
 #include "settings.h"
 #include "state.h"
 #include "uffd.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -52,6 +53,9 @@ enum {
 	HANDSHAKE_MAX_MS = 5000,
 	/* An agent that isn't stopped follows its program within a millisecond of CPU time. */
 	FOLLOW_MS = 500,
+	/* A worker that leaves lets those get through who are at it, while others wait in the
+	 * queue: less than a shim waits for its answer. */
+	LEAVE_MAX_MS = 200,
 };
 
 /* What an epoll event is about. */
@@ -86,6 +90,8 @@ struct loop {
 	bool deaf;		/* the attach socket isn't listened to */
 	enum worker_end ending; /* told to, and at it */
 	bool stop;
+	bool leaving;		 /* for another binary (upgrade.h) */
+	uint64_t leave_until_ms; /* nobody is accepted any more; 0: not yet */
 };
 
 uint64_t worker_now_ns(void)
@@ -312,9 +318,51 @@ static void say_it_goes_on(struct worker *w)
 		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
 }
 
+/* ---- another binary takes over ---- */
+
+static void begin_leave(struct loop *l)
+{
+	if (l->ending || l->leaving)
+		return;
+	l->leaving = true;
+	point(POINT_leave);
+	evictor_leave(l->w->evictor);
+}
+
+/* The next one finds what one finds whose worker was killed, but for nobody's handshake being
+ * cut off. Who begins one meanwhile waits in the queue. */
+static void leave_when_done(struct loop *l)
+{
+	uint64_t now = worker_now_ms();
+
+	if (!l->leaving || !evictor_has_left(l->w->evictor))
+		return;
+	if (l->leave_until_ms == 0) {
+		point(POINT_leave_flushed);
+		listen_again(l, false);
+		l->leave_until_ms = now + LEAVE_MAX_MS;
+	}
+	if (l->handshakes > 0 && now < l->leave_until_ms)
+		return;
+	point(POINT_leave_now);
+	_exit(WORKER_LEAVES);
+}
+
+/* For epoll_wait. */
+static int pause_of(const struct loop *l)
+{
+	uint64_t now = worker_now_ms();
+
+	if (l->leave_until_ms == 0)
+		return -1;
+	return now < l->leave_until_ms ? (int)(l->leave_until_ms - now) : 0;
+}
+
 /* Faults are answered and programs looked after until the restorer is done. */
 static void begin_end(struct loop *l, enum worker_end how)
 {
+	l->leaving = false;
+	l->leave_until_ms = 0;
 	if (l->ending) {
 		say_it_goes_on(l->w);
 		return;
@@ -354,6 +402,12 @@ static void on_signal(struct loop *l)
 	char message[512];
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGUSR2) {
+			/* From somebody who meant the keeper: systemctl kill, to all. */
+			if ((pid_t)info.ssi_pid == getppid())
+				begin_leave(l);
+			continue;
+		}
 		if (info.ssi_signo != SIGHUP) {
 			begin_end(l, l->w->keep ? WORKER_KEEPS : WORKER_RESTORES);
 			continue;
@@ -397,7 +451,7 @@ static void dispatch(struct loop *l, uint64_t data)
 		closer_flush();
 		end_silent(l);
 		sweep_and_arm(l->w);
-		if (l->deaf)
+		if (l->deaf && l->leave_until_ms == 0)
 			listen_again(l, true);
 		break;
 	case SOURCE_HANDSHAKE:
@@ -421,7 +475,8 @@ static void loop_run(struct worker *w)
 	if (atomic_load(&w->state->ending))
 		begin_end(&l, (enum worker_end)atomic_load(&w->state->ending));
 	while (!l.stop) {
-		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
+		leave_when_done(&l);
+		int n = epoll_wait(w->epoll_fd, event, EVENTS, pause_of(&l));
 		for (int i = 0; i < n; i++) {
 			pulse_begin();
 			dispatch(&l, event[i].data.u64);
@@ -450,6 +505,7 @@ static int open_loop(struct worker *w)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR2);
 	/* Before any thread starts, so that all inherit it. */
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -595,8 +651,8 @@ static void close_strangers(const struct worker_options *o)
 {
 	if (atomic_load(&o->state->numbers_gone))
 		comeback_forget_numbers(o->state);
-	const int keep[] = {
-		o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd, o->notify_fd};
+	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd,
+		o->notify_fd, o->before_fd};
 
 	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
 }
@@ -611,6 +667,18 @@ static void open_meminfo(struct worker *w)
 			strerror(-fd));
 	else
 		w->meminfo_fd = fd;
+}
+
+/* For how long programs had to wait. */
+static void say_ready(const struct worker_options *o)
+{
+	uint64_t now = worker_now_ms(), since = atomic_load(&o->state->idle_since_ms);
+
+	log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+	if (!o->again || since == 0)
+		return;
+	atomic_store(&o->state->idle_ms, now - since);
+	log_info("nobody was served for %llu ms", (unsigned long long)(now - since));
 }
 
 int worker_run(const struct worker_options *o)
@@ -652,7 +720,7 @@ int worker_run(const struct worker_options *o)
 		if (o->again)
 			point(POINT_recover_serves);
 		atomic_store(&o->state->serves_since_ms, worker_now_ms());
-		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+		say_ready(o);
 		notify_ready();
 		loop_run(&w);
 		log_info("larderd: every page is given back");

@@ -41,6 +41,7 @@ struct worker_options {
 	int device; /* /dev/userfaultfd */
 	int attach_fd, stats_fd;
 	int notify_fd; /* the keeper's alone; -1 = none */
+	int before_fd; /* the same: the binary before this one (upgrade.h) */
 	const struct runtime *runtime;
 	struct state *state;
 	bool again; /* another worker was here before, and died */
