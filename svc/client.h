@@ -90,6 +90,7 @@ struct client {
 	uint64_t pause_until_ns; /* CLOCK_MONOTONIC; nothing is read before, while they wait */
 	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
 	unsigned deferred_count;
+	uint16_t protocol;   /* that its shim speaks */
 	uint64_t clock;	     /* grows with each event and each order (rule 10) */
 	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
 			      */

@@ -181,6 +181,11 @@ static unsigned longer(unsigned pause_ms)
 	return ms < PAUSE_MAX_MS ? ms : PAUSE_MAX_MS;
 }
 
+static bool has_left(int status)
+{
+	return WIFEXITED(status) && WEXITSTATUS(status) == WORKER_LEAVES;
+}
+
 /* One worker's life: its status. */
 static int run_worker(struct watch *w, struct state *state, const sigset_t *set,
 	int (*work)(void *arg, bool again), void *arg, bool again)
@@ -191,16 +196,11 @@ static int run_worker(struct watch *w, struct state *state, const sigset_t *set,
 	pid_t pid = start_worker(work, arg, again);
 	int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, set, w);
 	uint64_t since = atomic_load(&state->serves_since_ms);
-	/* It may have been for nobody since long before. */
-	if (since != 0)
+	/* One that didn't serve changes nothing, and one that left has said when. */
+	if (since != 0 && !has_left(status))
 		atomic_store(&state->idle_since_ms, now_ms());
 	upgrade_worker_ended(w->upgrade, since != 0, now_ms());
 	return status;
-}
-
-static bool has_left(int status)
-{
-	return WIFEXITED(status) && WEXITSTATUS(status) == WORKER_LEAVES;
 }
 
 int keeper_run(struct state *state, struct pulses *pulses, struct upgrade *upgrade,

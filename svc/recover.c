@@ -155,6 +155,7 @@ static void take_client(struct worker *w, struct state_record *from)
 		c->agent_pid = from->agent_pid;
 		c->staging = from->staging;
 		c->bell = from->bell;
+		c->protocol = from->protocol ? (uint16_t)from->protocol : 1;
 		map_link(c);
 	}
 	take_journal(c, from->journal); /* what it says names the client */

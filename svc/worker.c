@@ -345,6 +345,7 @@ static void leave_when_done(struct loop *l)
 	if (l->handshakes > 0 && now < l->leave_until_ms)
 		return;
 	point(POINT_leave_now);
+	atomic_store(&l->w->state->idle_since_ms, worker_now_ms());
 	_exit(WORKER_LEAVES);
 }
 

@@ -29,6 +29,7 @@ void worker_record_client(struct worker *w, struct client *c)
 		.pid = c->pid,
 		.agent_pid = c->agent_pid,
 		.uid = c->uid,
+		.protocol = c->protocol,
 		.journal = c->journal ? journal_fd(c->journal) : -1,
 		.staging = c->staging,
 		.bell = c->bell,

@@ -23,6 +23,8 @@ declare -A group=(
 	[taken]='recover_all_rows recover_seen recover_woken'
 	[ended]='ended forget forgotten shrink shrunk'
 	[stop]='end end_told all_back goodbye closing closed'
+	[upgrade]='leave leave_flushed leave_now upgrade upgrade_checked upgrade_alone upgrade_open upgrade_begun
+		upgrade_taken'
 	[late]='revoked posted'
 	[full]='returned'
 	[lost]='waits flush_told gone_told'
@@ -333,6 +335,43 @@ run_stop() {
 		echo "$name, stopping"
 	done
 	! grep -E "$complaints" "$work/larderd.log" || fail 'the service has lost something'
+}
+
+# Another larderd is to take over in place. A worker that dies then is as good as one that leaves. A keeper
+# that dies with a worker alive has everything given back; without one, the next larderd takes over.
+has_upgraded() { [ "$(json .service.upgrades)" -eq 1 ]; }
+run_upgrade() {
+	local name
+	for name in ${group[upgrade]}; do
+		begin ''
+		hold first 20
+		take_out first 18
+		arm "$name"
+		kill -USR2 "$service"
+		wait_for died "$name" || fail "$name: nobody has passed it"
+		if [[ $name = leave* ]]; then
+			wait_for has_upgraded || fail "$name: no other larderd takes over"
+		else
+			wait_for gone "$service" || fail "$name: the keeper lives"
+			wait "$service" || true
+			service=''
+			[[ $name = upgrade || $name = upgrade_checked ]] || tell first r
+			larderd_start "$everyone"
+			[[ $name = upgrade || $name = upgrade_checked ]] || asked[first]=$((asked[first] + 1))
+		fi
+		wait_for has_answered first || fail "$name: first hangs"
+		is_right first
+		if [[ $name = upgrade || $name = upgrade_checked ]]; then
+			grep -q 'every page is given back' "$work/larderd.log" || fail "$name: not all was given back"
+		else
+			take_out first 18
+			is_right first
+		fi
+		leave first
+		end_well
+		: >"$work/larderd.log"
+		echo "$name, upgrading"
+	done
 }
 
 # Something else lies where pages were that have moved, and the worker dies before it has read of the move.
