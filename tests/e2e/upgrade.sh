@@ -141,6 +141,7 @@ right 'under the next version'
 older=$client_pid
 mv "$work/client.out" "$work/older.out"
 # Programs that start now, with the shim that they had, and with a later one.
+shims_done=0
 shims=("$build/svc/liblarder.so" "$next/liblarder_next.so")
 for shim in "${shims[@]}"; do
 	install -m 755 "$shim" "$work/bin/liblarder.so"
