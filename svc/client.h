@@ -13,6 +13,7 @@
 #define LARDER_CLIENT_H
 
 #include "control.h"
+#include "counters.h"
 #include "link.h"
 #include "pagemap.h"
 #include "process.h"
@@ -29,21 +30,6 @@ struct fault {
 	uint64_t read_ns; /* CLOCK_MONOTONIC when it was read */
 	bool write;
 };
-
-/* The counters of stats.h that only grow, and are counted where things happen. */
-#define CLIENT_COUNTERS(X)                                                                     \
-	X(faults)                                                                              \
-	X(zero_faults)                                                                         \
-	X(stall_us)                                                                            \
-	X(pages_evicted)                                                                       \
-	X(pages_restored)                                                                      \
-	X(move_refused)                                                                        \
-	X(orders_revoked)                                                                      \
-	X(events_fork)                                                                         \
-	X(events_remap)                                                                        \
-	X(events_remove)                                                                       \
-	X(events_unmap)                                                                        \
-	X(blocks_recovered)
 
 struct journal;
 struct replay;
@@ -133,10 +119,26 @@ struct client {
 	bool left_out;		/* of the transaction that is under way */
 	uint64_t row_clock;	/* as of which its rows were written */
 
-#define X(name) _Atomic uint64_t name;
+	struct counter_slot *counted; /* borrowed; NULL: in the next */
+	struct client_counts counts;
+};
+
+/* Where what happens to it is counted. */
+static inline struct client_counts *client_counts(struct client *c)
+{
+	return c->counted ? &c->counted->sum : &c->counts;
+}
+/* What was, since there is this client. */
+static inline void client_counted(const struct client *c, struct client_counts *ret)
+{
+	const struct client_counts *sum = c->counted ? &c->counted->sum : &c->counts;
+
+#define X(name)                                                                                \
+	ret->name = atomic_load(&sum->name) -                                                  \
+		    (c->counted ? atomic_load(&c->counted->base.name) : 0);
 	CLIENT_COUNTERS(X)
 #undef X
-};
+}
 
 /* Never NULL: waits for memory, as a fork can't be refused. One reference, and no journal. */
 struct client *client_new(struct worker *w, uint64_t id, int uffd);

@@ -43,12 +43,8 @@ static void drop_client(struct worker *w, struct client *c)
 	space_init(&c->space, &w->graveyard);
 	atomic_store(&c->dropped, true);
 	pthread_mutex_unlock(&c->gate);
-	atomic_fetch_add(&w->past_faults, atomic_load(&c->faults));
-	atomic_fetch_add(&w->past_evicted, atomic_load(&c->pages_evicted));
-	atomic_fetch_add(&w->past_restored, atomic_load(&c->pages_restored));
-	atomic_fetch_add(&w->past_events,
-		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
-			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
+	if (!c->counted)
+		counters_add(w->counters ? &w->counters->slotless : &w->slotless, &c->counts);
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());

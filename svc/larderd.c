@@ -191,6 +191,10 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	config_free(c);
 	if (r == 0)
 		r = comeback_open(&o->state, rt->store, rt->mounted, &rt->left);
+	if (r == 0)
+		o->counters = counters_open(rt->store, rt->left);
+	if (o->counters)
+		o->counters->started_ms = worker_now_ms();
 	/* Anybody may knock: who may attach or ask is decided by who knocks. */
 	if (r == 0)
 		r = o->stats_fd =
@@ -214,6 +218,7 @@ static int take_over(struct runtime *rt, struct worker_options *o, const struct 
 		log_error("%s/" STATE_FILE ": %s", rt->store, why[0] ? why : strerror(-r));
 		return r;
 	}
+	o->counters = counters_open(rt->store, true);
 	rt->lock_fd = h->lock;
 	rt->mounted = o->state->mounted;
 	o->attach_fd = h->attach;
@@ -257,6 +262,8 @@ static int serve(struct worker_options *o, const struct handover *h, int taken, 
 	} else if (taken) {
 		upgrade_exec_before(h, argv);
 	}
+	if (!rt.left)
+		counters_close(o->counters, rt.store);
 	if (o->state && !rt.left)
 		comeback_close(o->state, rt.store);
 	/* Its mapping holds the file system. */

@@ -162,6 +162,7 @@ static void take_client(struct worker *w, struct state_record *from)
 	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
 				: atomic_load(&from->released) ? CLIENT_RELEASED
 							       : CLIENT_MANAGED);
+	worker_count_client(w, c);
 	worker_table_add(w, c);
 }
 

@@ -23,6 +23,7 @@
  *                  (store/index_sql.h)       transaction in which they are opened   newer ones
  *   segments       BLOB_VERSION              its own                    any other
  *   handover       HANDOVER_VERSION (here)   its own                    any other
+ *   counters       COUNTERS_VERSION          its own; else they begin at 0
  *   handshake      PROTOCOL_VERSION          PROTOCOL_OLDEST up to its own, and answers in the
  *                  (protocol.h)              version that it was asked in
  *   link           LINK_VERSION (link.h)     as the handshake

@@ -639,8 +639,9 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->device = o->device;
 	w->attach_fd = o->attach_fd;
 	w->state = o->state;
+	w->counters = o->counters;
 	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = w->meminfo_fd = -1;
-	w->started_ms = worker_now_ms();
+	w->started_ms = o->counters ? o->counters->started_ms : worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
 	pthread_mutex_init(&w->config_lock, NULL);
