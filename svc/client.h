@@ -104,6 +104,7 @@ struct client {
 	 */
 	uint64_t ended_ms;
 	enum { KEPT_NOT, KEPT_HELD, KEPT_STUCK } kept; /* at the end (keep.h): the gate */
+	bool stored; /* the service manager has its userfaultfd (fdstore.h) */
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */

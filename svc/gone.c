@@ -3,6 +3,7 @@
 #include "birth.h"
 #include "cleanup.h"
 #include "evictor.h"
+#include "fdstore.h"
 #include "log.h"
 #include "maps.h"
 #include "order.h"
@@ -30,6 +31,7 @@ static void drop_client(struct worker *w, struct client *c)
 	if (c->pidfd >= 0)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
+	fdstore_forget(c);
 
 	/* First: whoever finds its leaves dead finds it there, and its rows go with theirs. */
 	worker_table_end(w, c);
@@ -137,6 +139,7 @@ bool gone_sweep(struct worker *w)
 				end_if_execed(c);
 			else
 				name_failed(c);
+			fdstore_sweep(c);
 		}
 		pulse_end();
 		client_unref(c);

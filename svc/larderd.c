@@ -1,6 +1,7 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
 #include "comeback.h"
+#include "fdstore.h"
 #include "kernel.h"
 #include "keeper.h"
 #include "log.h"
@@ -190,7 +191,9 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	r = runtime_open(rt, o->runtime_dir, settings_store_limit(c));
 	config_free(c);
 	if (r == 0)
-		r = comeback_open(&o->state, rt->store, rt->mounted, &rt->left);
+		r = comeback_open(&o->state, rt->store, rt->mounted, o->kept, &rt->left);
+	if (r == 0 && !rt->left)
+		fdstore_drop_others(o->kept, NULL, NULL); /* of nobody any more */
 	if (r == 0)
 		o->counters = counters_open(rt->store, rt->left);
 	if (o->counters)
@@ -304,6 +307,7 @@ int main(int argc, char **argv)
 		.notify_fd = -1,
 		.before_fd = -1};
 	struct handover h;
+	struct fdstore kept;
 	int what = 0;
 
 	keeper_block_signals();
@@ -324,6 +328,8 @@ int main(int argc, char **argv)
 	}
 	if (what)
 		return do_else(what, &o);
+	fdstore_take(&kept);
+	o.kept = &kept;
 	if (taken)
 		point(POINT_upgrade_begun);
 	if (prepare(&o, &h, taken))

@@ -81,6 +81,7 @@
 	X(fork_recorded, "the child is on record, the journal doesn't say whose it is")        \
 	X(fork_told, "the journal says whose it is")                                           \
 	X(fork_copied, "the child has its parent's pages, and nobody looks after it")          \
+	X(kept, "the service manager has a child's userfaultfd, nobody looks after the child") \
 	X(forked, "a FORK was applied")                                                        \
 	X(apply, "an event was applied")                                                       \
 	X(waits, "an event was read that waits for another")                                   \

@@ -181,6 +181,10 @@ void upgrade_ask(struct upgrade *u, uint64_t now_ms)
 		log_warn("upgrade: the service is ending, and goes on with that");
 		return;
 	}
+	if (atomic_load(&u->options->state->numbers_gone)) {
+		log_warn("upgrade: an earlier service's programs are taken over first");
+		return;
+	}
 	if (u->phase != UPGRADE_NONE) {
 		log_warn("upgrade: one is under way already");
 		return;

@@ -5,6 +5,7 @@
 #include "closer.h"
 #include "comeback.h"
 #include "evictor.h"
+#include "fdstore.h"
 #include "gone.h"
 #include "http.h"
 #include "keep.h"
@@ -129,6 +130,7 @@ static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)
 
 void worker_publish_client(struct worker *w, struct client *c)
 {
+	fdstore_begin(w, c);
 	client_ref(c); /* once in the table, it can be dropped at any moment */
 	worker_table_add(w, c);
 	if (!w->readers) { /* they come when all is taken over (recover.h) */
@@ -601,8 +603,10 @@ static void worker_close(struct worker *w)
 	evictor_free(w->evictor);
 	restorer_stop(w->restorer);
 	readers_stop(w->readers);
-	for (size_t i = 0; i < w->client_count; i++)
+	for (size_t i = 0; i < w->client_count; i++) {
+		fdstore_forget(w->client[i]);
 		client_unref(w->client[i]);
+	}
 	for (size_t i = 0; i < w->ended_count; i++)
 		client_unref(w->ended[i]);
 	free(w->client);
@@ -653,10 +657,20 @@ static void close_strangers(const struct worker_options *o)
 {
 	if (atomic_load(&o->state->numbers_gone))
 		comeback_forget_numbers(o->state);
-	const int keep[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd,
+	const int fixed[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd,
 		o->notify_fd, o->before_fd};
+	const unsigned count = sizeof(fixed) / sizeof(fixed[0]);
+	/* Later they are their clients', and numbers that may be others'. */
+	unsigned kept = atomic_load(&o->state->numbers_gone) ? o->kept->count : 0;
+	_cleanup_free_ int *keep = NULL;
 
-	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
+	while (!(keep = malloc((count + kept) * sizeof(*keep))))
+		pulse_wait_for_memory();
+	memcpy(keep, fixed, sizeof(fixed));
+	for (unsigned i = 0; i < kept; i++)
+		keep[count + i] = o->kept->item[i].fd;
+
+	recover_close_strangers(o->state, keep, count + kept);
 }
 
 static void open_meminfo(struct worker *w)
@@ -705,7 +719,7 @@ int worker_run(const struct worker_options *o)
 	if (r == 0)
 		r = open_loop(&w);
 	if (r == 0 && atomic_load(&o->state->numbers_gone))
-		r = comeback_fetch(o->state, w.store_dir, w.device);
+		r = comeback_fetch(o->state, w.store_dir, w.device, o->kept);
 	if (r == 0 && o->again)
 		point(POINT_recover_store);
 	if (r == 0 && o->again)

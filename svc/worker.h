@@ -46,6 +46,7 @@ struct worker_options {
 	const struct runtime *runtime;
 	struct state *state;
 	struct counters *counters; /* NULL: they can't be kept */
+	struct fdstore *kept;	   /* what the service manager had kept */
 	bool again;		   /* another worker was here before, and died */
 	bool keep;		   /* a signal to end is WORKER_KEEPS */
 };
@@ -65,6 +66,8 @@ struct worker {
 	int meminfo_fd;				    /* owned; -1: unknown */
 	struct state *state;			    /* borrowed; records: under the lock */
 	uint64_t started_ms;
+	uint64_t kept_second; /* fdstore.h; under the lock */
+	unsigned kept_count;
 	uint64_t baseline_bytes;
 
 	struct store *store; /* owned */

@@ -25,6 +25,7 @@ declare -A group=(
 	[stop]='end end_told all_back goodbye closing closed'
 	[upgrade]='leave leave_flushed leave_now upgrade upgrade_checked upgrade_alone upgrade_open upgrade_begun
 		upgrade_taken'
+	[kept]='kept'
 	[late]='revoked posted'
 	[full]='returned'
 	[lost]='waits flush_told gone_told'
@@ -483,6 +484,17 @@ run_lost() {
 run_fork() {
 	guest_options=(--also fork)
 	under_guest '' fork just_wait
+}
+
+# With a service manager that keeps descriptors of children.
+run_kept() {
+	python3 "$source_dir/tests/e2e/notified.py" "$work/notify" >"$work/notify.out" &
+	started+=("$!")
+	wait_for grep -q listens "$work/notify.out" || fail 'nobody listens'
+	larderd_in=(env "NOTIFY_SOCKET=$work/notify")
+	guest_options=(--also fork)
+	under_guest '' kept just_wait
+	larderd_in=()
 }
 
 for one; do
