@@ -46,6 +46,7 @@ struct birth {
 	struct list line; /* calls of ancestors that were never born, between steps and child */
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
+	uint64_t work;			  /* in all tries so far */
 	bool again;			  /* answers are those that are given: */
 	const struct birth_answer *given; /* borrowed */
 	size_t given_count;
@@ -177,26 +178,6 @@ static void note_growth(struct birth *b, const struct client *parent)
 		}
 	}
 	close(maps);
-}
-
-/* May what the child has there be a mapping that had grown there when it was forked, in the
- * place of one that was gone by then? Or it was forked before, and has that one: the parent's
- * mapping has grown by now in either case. What lies beside the growth tells which. Where that
- * is all of what was unmapped, it is taken for the growth, which it mostly is: then FORK is
- * read right after, else it would have been held up from before the unmapping on. */
-static bool grown_over(const struct birth *b, uint64_t addr)
-{
-	bool grown = false, gone = false;
-
-	for (unsigned i = 0; i < b->grown_count; i++)
-		grown |= b->grown[i].start <= addr && addr < b->grown[i].end;
-	for (size_t i = 0; grown && i < b->steps->count; i++) {
-		const struct step *t = &b->steps->step[i];
-		if (t->to < STEP_REMOVE && addr >= t->to && addr - t->to < t->len)
-			return false;
-		gone |= i < b->before && addr >= t->from && addr - t->from < t->len;
-	}
-	return grown && gone;
 }
 
 /* ---- fork ---- */
@@ -362,7 +343,7 @@ static int is_registered(void *arg, uint64_t addr)
 
 	if (r >= 0)
 		list_add(&child->birth->answers, addr, 0, (uint64_t)r);
-	return r == 1 && grown_over(child->birth, addr) ? 2 : r;
+	return r;
 }
 
 static int try_to_bear(struct client *child)
@@ -385,7 +366,8 @@ static int try_to_bear(struct client *child)
 		.line_count = b->line.count,
 		.early = early.step,
 		.early_count = early.count,
-		.forked = forked};
+		.forked = forked,
+		.work = &b->work};
 	b->answers.count = 0;
 	int r = space_bear(&child->space, b->steps, b->before, &m);
 	free(early.step);
@@ -427,14 +409,15 @@ static void apply_early(struct client *child)
 	free(early);
 }
 
-static void fail(struct client *child)
+static void fail(struct client *child, bool too_much)
 {
 	child->failed = true;
 	journal_add(child->journal, JOURNAL_FAILED, 0, 0, 0, 0);
-	log_error("client %llu (%s): was forked while its parent moved evicted memory, and it "
-		  "can't "
-		  "be told where it has which pages; none of its faults is answered",
-		(unsigned long long)child->id, child->exe);
+	log_error(
+		"client %llu (%s): was forked while its parent moved evicted memory%s, and it "
+		"can't be told where it has which pages; none of its faults is answered",
+		(unsigned long long)child->id, child->exe,
+		too_much ? " more often than can be looked at" : "");
 	space_bear_none(&child->space);
 	apply_early(child);
 }
@@ -457,15 +440,17 @@ int birth_settle(struct pager *p, struct client *child)
 			return n;
 		keep_early(child->birth, msg, n);
 		if (child->birth->early_count > EARLY_MAX)
-			r = -EBADMSG;
+			r = -E2BIG;
 	}
 	if (r == 0) {
 		note_birth(child);
 		point(POINT_born);
 		apply_early(child);
-	} else if (r == -EBADMSG)
-		fail(child);
-	return r == -EBADMSG ? 0 : r;
+	} else if (r == -EBADMSG || r == -E2BIG) {
+		fail(child, r == -E2BIG);
+		r = 0;
+	}
+	return r;
 }
 
 /* ---- again ---- */
@@ -527,6 +512,7 @@ int birth_born_again(
 	b->again = true;
 	b->given = answer;
 	b->given_count = count;
+	b->work = 0;
 	int r = try_to_bear(child);
 	b->again = false;
 	if (r == 0)

@@ -9,6 +9,7 @@ enum {
 	PASSES_MAX = 64,
 	/* More is somebody's who means it. */
 	PIECES_MAX = 65536,
+	SORT_WORK = 16, /* for each piece, at most */
 };
 
 /* ---- pieces ---- */
@@ -24,7 +25,7 @@ static void cut(struct view *v, uint64_t addr)
 {
 	space_make_room((void **)&v->piece, v->pieces, &v->room, sizeof(*v->piece));
 	v->piece[v->pieces++] =
-		(struct piece_of_space){.start = addr, .first = OPEN, .last = -1};
+		(struct piece_of_space){.start = addr, .first = OPEN, .owner = -1, .last = -1};
 }
 
 static void cut_at(struct view *v, const struct step *step, size_t count)
@@ -43,6 +44,7 @@ static void sort_pieces(struct view *v)
 {
 	size_t n = 1;
 
+	v->work += v->pieces * SORT_WORK;
 	qsort(v->piece, v->pieces, sizeof(*v->piece), by_start);
 	for (size_t i = 1; i < v->pieces; i++)
 		if (v->piece[i].start != v->piece[n - 1].start)
@@ -73,49 +75,65 @@ uint64_t view_piece_end(const struct view *v, uint64_t addr)
 /* A cut in what moved is a cut where it came from, and the other way round. */
 static void cut_images(struct view *v, uint64_t from, uint64_t len, uint64_t to, size_t sorted)
 {
-	size_t i = view_piece_at(v, from), all = v->pieces;
+	size_t all = v->pieces;
 
-	for (; i < sorted && v->piece[i].start < from + len; i++) {
+	v->pieces = sorted;
+	for (size_t i = view_piece_at(v, from); i < sorted && v->piece[i].start < from + len;
+		i++) {
 		uint64_t image = to + (v->piece[i].start - from);
+		v->work++;
 		v->pieces = sorted;
 		bool known = v->piece[i].start < from ||
 			     v->piece[view_piece_at(v, image)].start == image;
 		v->pieces = all;
-		if (!known) {
+		if (!known)
 			cut(v, image);
-			all = v->pieces;
-		}
+		all = v->pieces;
 	}
+	v->pieces = all;
 }
 
 static bool cut_all_images(struct view *v, const struct step *step, size_t count)
 {
-	size_t sorted = v->pieces;
+	size_t first = v->pieces, sorted = first;
 
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < count && v->pieces <= PIECES_MAX && !view_tired(v); i++) {
 		if (!is_remap(&step[i]))
 			continue;
 		cut_images(v, step[i].from, step[i].len, step[i].to, sorted);
 		cut_images(v, step[i].to, step[i].len, step[i].from, sorted);
+		if (v->pieces > 2 * sorted) {
+			sort_pieces(v); /* the same ones, mostly */
+			sorted = v->pieces;
+		}
 	}
-	return v->pieces > sorted;
+	sort_pieces(v);
+	return v->pieces > first;
 }
 
 /* The UNMAP of a source follows its REMAP, and nobody moves from there again in between. */
 static void match_unmaps(struct view *v)
 {
 	const struct step *step = v->steps->step;
+	unsigned *open = view_zeroed(v->steps->count * sizeof(*open));
+	size_t opens = 0;
 
-	for (size_t i = 0; i < v->steps->count; i++) {
-		v->stays[i] = is_remap(&step[i]);
-		for (size_t k = i; !is_remap(&step[i]) && k-- > 0;)
-			if (v->stays[k] && step[k].from == step[i].from &&
-				step[k].len == step[i].len) {
+	for (unsigned i = 0; i < v->steps->count; i++) {
+		if (is_remap(&step[i])) {
+			v->stays[i] = true;
+			open[opens++] = i;
+			continue;
+		}
+		for (size_t k = opens; k-- > 0; v->work++)
+			if (step[open[k]].from == step[i].from &&
+				step[open[k]].len == step[i].len) {
 				v->part[i] = true;
-				v->stays[k] = false;
+				v->stays[open[k]] = false;
+				memmove(&open[k], &open[k + 1], (--opens - k) * sizeof(*open));
 				break;
 			}
 	}
+	free(open);
 }
 
 void *view_zeroed(size_t size)
@@ -123,6 +141,21 @@ void *view_zeroed(size_t size)
 	void *p = space_alloc(size + 1);
 	memset(p, 0, size + 1);
 	return p;
+}
+
+static void touch(struct view *v, uint64_t start, uint64_t end)
+{
+	for (size_t i = view_piece_at(v, start); i < v->pieces && v->piece[i].start < end; i++)
+		v->piece[i].touched = true, v->work++;
+}
+
+static void touch_all(struct view *v, const struct step *step, size_t count)
+{
+	for (size_t i = 0; i < count && !view_tired(v); i++) {
+		touch(v, step[i].from, step[i].from + step[i].len);
+		if (is_remap(&step[i]))
+			touch(v, step[i].to, step[i].to + step[i].len);
+	}
 }
 
 int view_open(struct view *v)
@@ -133,7 +166,6 @@ int view_open(struct view *v)
 
 	v->part = view_zeroed(l->count);
 	v->stays = view_zeroed(l->count);
-	v->happened = view_zeroed(l->count);
 	v->found = view_zeroed(l->count);
 	match_unmaps(v);
 	cut(v, 0);
@@ -141,30 +173,44 @@ int view_open(struct view *v)
 		cut(v, m->grown[i].start);
 		cut(v, m->grown[i].end);
 	}
+	for (unsigned i = 0; i < v->late_count; i++) {
+		cut(v, v->late[i].at.start);
+		cut(v, v->late[i].at.end);
+	}
 	cut_at(v, l->step, l->count);
 	cut_at(v, m->line, m->line_count);
 	cut_at(v, m->early, m->early_count);
 	sort_pieces(v);
-	for (int i = 0; more && i < PASSES_MAX; i++) {
+	for (int i = 0; more; i++) {
 		more = cut_all_images(v, l->step, l->count);
-		sort_pieces(v);
 		more |= cut_all_images(v, m->line, m->line_count);
-		sort_pieces(v);
-		if (v->pieces > PIECES_MAX)
-			return -EBADMSG;
+		if (v->pieces > PIECES_MAX || view_tired(v) || (more && i == PASSES_MAX))
+			return -E2BIG;
 	}
-	return more ? -EBADMSG : 0;
+	touch_all(v, l->step, l->count);
+	touch_all(v, m->line, m->line_count);
+	for (unsigned i = 0; i < v->late_count; i++)
+		touch(v, v->late[i].at.start, v->late[i].at.end);
+	return view_tired(v) ? -E2BIG : 0;
 }
 
 void view_close(struct view *v)
 {
 	free(v->part);
 	free(v->stays);
-	free(v->happened);
 	free(v->found);
-	free(v->undo);
 	free(v->piece);
 	free(v->sample);
+}
+
+bool view_is_touched(struct view *v, uint64_t start, uint64_t end)
+{
+	bool touched = false;
+
+	for (size_t i = view_piece_at(v, start);
+		!touched && i < v->pieces && v->piece[i].start < end; i++, v->work++)
+		touched = v->piece[i].touched;
+	return touched;
 }
 
 /* ---- what the kernel says ---- */
@@ -184,6 +230,25 @@ static int by_calls(const struct step *call, size_t count, uint64_t addr)
 	return -ENOENT;
 }
 
+/* May what the child has there be a mapping that had grown there when it was forked, in the
+ * place of one that was gone by then? Or it was forked before, and has that one: the parent's
+ * mapping has grown by now in either case. What lies beside the growth tells which. */
+static bool grown_over(const struct view *v, uint64_t addr)
+{
+	const struct midwife *m = v->midwife;
+	bool grown = false, gone = false;
+
+	for (unsigned i = 0; i < m->grown_count; i++)
+		grown |= m->grown[i].start <= addr && addr < m->grown[i].end;
+	for (size_t i = 0; grown && i < v->steps->count; i++) {
+		const struct step *t = &v->steps->step[i];
+		if (is_remap(t) && covers(t->to, t->len, addr))
+			return false;
+		gone |= i < v->before && covers(t->from, t->len, addr);
+	}
+	return grown && gone;
+}
+
 int view_ask(struct view *v, uint64_t addr)
 {
 	struct piece_of_space *p = &v->piece[view_piece_at(v, addr)];
@@ -192,6 +257,10 @@ int view_ask(struct view *v, uint64_t addr)
 
 	if (p->matters)
 		return 0;
+	v->work += 1 + m->early_count + m->line_count + m->grown_count;
+	v->work += m->grown_count > 0 ? v->steps->count : 0;
+	if (view_tired(v))
+		return -E2BIG;
 	r = by_calls(m->early, m->early_count, addr);
 	if (r == -ENOENT)
 		r = m->registered(m->arg, addr);
@@ -201,6 +270,8 @@ int view_ask(struct view *v, uint64_t addr)
 	p->is = r;
 	r = by_calls(m->line, m->line_count, addr);
 	p->was = r == -ENOENT ? p->is : r;
+	if (p->was == YES && grown_over(v, addr))
+		p->was = OPEN;
 	return 0;
 }
 
@@ -222,8 +293,9 @@ bool view_is_seen(const struct view *v, uint64_t addr)
 
 /* ---- where a page goes ---- */
 
-uint64_t view_at_first(const struct view *v, uint64_t addr, size_t at)
+uint64_t view_at_first(struct view *v, uint64_t addr, size_t at)
 {
+	v->work += at;
 	while (at-- > 0) {
 		const struct step *s = &v->steps->step[at];
 		if (is_remap(s) && covers(s->to, s->len, addr))
@@ -239,19 +311,48 @@ static uint64_t through(const struct step *s, uint64_t addr)
 	return is_remap(s) && covers(s->to, s->len, addr) ? GONE : addr;
 }
 
-uint64_t view_at_last(
-	const struct view *v, const struct group *g, const bool *happened, uint64_t addr)
+/* What one of these steps had brought to there. */
+static bool discarded(const struct view *v, size_t from, size_t to, uint64_t addr)
+{
+	for (unsigned i = 0; i < v->late_count; i++) {
+		const struct late *l = &v->late[i];
+		if (l->met >= from && l->met <= to && l->at.start <= addr && addr < l->at.end)
+			return true;
+	}
+	return false;
+}
+
+bool view_is_discarded(const struct view *v, uint64_t addr)
+{
+	return discarded(v, 1, v->first, addr);
+}
+
+uint64_t view_through(const struct view *v, size_t step, uint64_t addr)
+{
+	size_t number = v->first + step + 1;
+
+	addr = through(&v->steps->step[step], addr);
+	return addr != GONE && discarded(v, number, number, addr) ? GONE : addr;
+}
+
+/* The unmapping that is part of a move finds nothing: it moved on. */
+uint64_t view_through_line(struct view *v, uint64_t addr)
 {
 	const struct midwife *m = v->midwife;
-	size_t count = g ? g->count : v->steps->count;
 
-	for (size_t i = 0; i < count && addr != GONE; i++) {
-		size_t step = g ? g->step[i] : i;
-		if (happened[step] && !v->part[step])
-			addr = through(&v->steps->step[step], addr);
-	}
-	/* The unmapping that is part of a move finds nothing: it moved on. */
+	v->work += m->line_count;
 	for (size_t i = 0; i < m->line_count && addr != GONE; i++)
 		addr = through(&m->line[i], addr);
 	return addr;
+}
+
+uint64_t view_at_last(struct view *v, uint64_t addr)
+{
+	if (view_is_discarded(v, addr))
+		return GONE;
+	v->work += v->steps->count * (1 + v->late_count);
+	for (size_t i = 0; i < v->steps->count && addr != GONE; i++)
+		if (v->found[i])
+			addr = view_through(v, i, addr);
+	return view_through_line(v, addr);
 }

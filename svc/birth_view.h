@@ -17,26 +17,22 @@ enum {
  * registered at first all goes the same way. */
 struct piece_of_space {
 	uint64_t start;
+	bool touched; /* by a step, or by one of the line, or discarded */
 	bool matters; /* it has been asked for */
 	int is;	      /* registered in the child: NO, YES, OPEN */
 	int was;      /* the same in the first of its line, when the page tables were copied */
 	int first;    /* the same before all steps */
-	/* While it is tried which steps had happened: */
-	int now;
-	unsigned missing; /* steps that touch it and had not */
-	bool chosen;	  /* of the group that is looked at */
-	int last;	  /* the last step that touches it, or -1 */
+	/* While it is found out which steps had happened (birth_search.c): */
+	int owner; /* a step that touches it, or -1 */
+	int last;  /* the last one that has been looked at, or -1 */
+	int now;   /* registered after that */
 };
 
-struct undo {
-	struct piece_of_space *piece;
-	int now;
-};
-
-/* Steps that touch the same places, directly or by others, in their order. */
-struct group {
-	unsigned *step;
-	size_t count;
+enum {
+	/* How much is done for one birth, in looks at a piece, a step or the like, of which
+	 * each takes some nanoseconds. Nobody needs a tenth of it who doesn't mean it
+	 * (tests/svc/birth_work.c). */
+	BIRTH_WORK_MAX = 1 << 25,
 };
 
 struct view {
@@ -44,22 +40,28 @@ struct view {
 	size_t first;		   /* what was dropped by ones before is gone */
 	size_t before;
 	const struct midwife *midwife;
+	struct late late[DOUBT_MAX]; /* discards of what a step brought (space_late_of) */
+	unsigned late_count;
 	struct piece_of_space *piece;
 	size_t pieces, room;
-	bool *part;	/* by step: an UNMAP that is part of the REMAP before it */
-	bool *stays;	/* a REMAP without one: its source stays registered (DONTUNMAP) */
-	bool *happened; /* before the copying */
+	bool *part;  /* by step: an UNMAP that is part of the REMAP before it */
+	bool *stays; /* a REMAP without one: its source stays registered (DONTUNMAP) */
+	bool *found; /* it had happened before the copying */
 	/* Pages that are out, one for each piece in which some were at first. */
 	uint64_t *sample;
 	size_t sample_count, sample_room;
-	bool *found; /* a first solution */
-	bool any;    /* there is one */
-	unsigned tries;
-	uint64_t visits;
-	struct undo *undo;
-	size_t undos, undo_room;
-	int result;
+	/* Where the pages of [start, end) went, which are there after `at` steps. */
+	struct {
+		uint64_t start, end, to;
+		size_t at;
+	} way;
+	uint64_t work; /* so far, of all tries */
 };
+
+static inline bool view_tired(const struct view *v)
+{
+	return v->work > BIRTH_WORK_MAX;
+}
 
 static inline bool covers(uint64_t start, uint64_t len, uint64_t addr)
 {
@@ -71,13 +73,15 @@ static inline bool is_remap(const struct step *s)
 	return s->to != STEP_UNMAP && s->to != STEP_REMOVE;
 }
 
-/* Needs steps, first, before and midwife. -EBADMSG: more than anybody does who doesn't mean it.
- * view_close in either case. */
+/* Needs steps, first, before, late, midwife and work. view_close in any case.
+ * -E2BIG, here and below: more than anybody does who doesn't mean it. */
 int view_open(struct view *v);
 void view_close(struct view *v);
 
 size_t view_piece_at(const struct view *v, uint64_t addr);
 uint64_t view_piece_end(const struct view *v, uint64_t addr);
+/* Is anything in [start, end) that steps may have moved or dropped? */
+bool view_is_touched(struct view *v, uint64_t start, uint64_t end);
 
 /* Once for each piece, before any of the next two. 0, or what the midwife's registered() says.
  */
@@ -89,10 +93,14 @@ bool view_is_there(const struct view *v, uint64_t addr);
 bool view_is_seen(const struct view *v, uint64_t addr);
 
 /* Where it was before all steps, if it is at addr after `at` of them. */
-uint64_t view_at_first(const struct view *v, uint64_t addr, size_t at);
-/* Where it is in the child, when those steps of a group had happened; GONE. NULL: of all. */
-uint64_t view_at_last(
-	const struct view *v, const struct group *g, const bool *happened, uint64_t addr);
+uint64_t view_at_first(struct view *v, uint64_t addr, size_t at);
+/* Where a step brings it; GONE: it drops it, or it was discarded there. */
+uint64_t view_through(const struct view *v, size_t step, uint64_t addr);
+uint64_t view_through_line(struct view *v, uint64_t addr);
+/* Was it before all steps? */
+bool view_is_discarded(const struct view *v, uint64_t addr);
+/* Where it is in the child, when the steps in found[] had happened; GONE. */
+uint64_t view_at_last(struct view *v, uint64_t addr);
 
 void *view_zeroed(size_t size); /* never NULL. free() */
 

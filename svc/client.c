@@ -78,8 +78,8 @@ void client_unref(struct client *c)
 
 bool client_is_calm(const struct client *c)
 {
-	return !c->birth && !c->space.steps && c->waiting_count == 0 &&
-	       c->space.doubt.late_count == 0 && !space_in_doubt(&c->space);
+	return !c->birth && c->waiting_count == 0 && !space_unsettled(&c->space) &&
+	       !space_in_doubt(&c->space);
 }
 
 uint64_t client_clock(const struct client *c)

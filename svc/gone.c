@@ -88,24 +88,29 @@ static void end_if_execed(struct client *c)
 }
 
 /* A forked child that is answered no more, and has no agent: without a name for it, nobody
- * could tell which one hangs. Here, as it takes longer than a reader has. */
-static void name_failed(struct client *c)
+ * could tell which one hangs. Here, as it takes longer than a reader has. True: it was looked
+ * for. One a second will do: others want this thread too. */
+static bool name_failed(struct client *c)
 {
 	pid_t pid;
 
 	if (c->named || c->pidfd >= 0 || pthread_mutex_trylock(&c->gate) != 0)
-		return;
+		return false;
 	bool failed = c->failed;
 	pthread_mutex_unlock(&c->gate);
 	if (atomic_load(&c->pending))
 		worker_retry_later(c->worker, c, 1);
-	_cleanup_fd_ int pidfd = failed ? owner_find(c->uffd, &pid) : -EAGAIN;
+	if (!failed)
+		return false;
+	/* A long path is known by its end only. */
+	_cleanup_fd_ int pidfd = owner_find(c->uffd, c->exe[0] == '/' ? c->exe : NULL, &pid);
 	if (pidfd == -EAGAIN)
-		return;
+		return true;
 	c->named = true;
 	if (pidfd >= 0)
 		log_error("client %llu (%s): the child that isn't answered is process %d",
 			(unsigned long long)c->id, c->exe, (int)pid);
+	return true;
 }
 
 static bool drop_if_gone(struct worker *w, struct client *c)
@@ -124,7 +129,7 @@ bool gone_sweep(struct worker *w)
 {
 	struct client **client;
 	size_t count;
-	bool again = false;
+	bool again = false, searched = false;
 
 	if (worker_clients(w, &client, &count) < 0)
 		return true;
@@ -137,8 +142,8 @@ bool gone_sweep(struct worker *w)
 				end_agent(c);
 			else if (c->pidfd >= 0 && c->agent_pid != 0)
 				end_if_execed(c);
-			else
-				name_failed(c);
+			else if (!searched)
+				searched = name_failed(c);
 			fdstore_sweep(c);
 		}
 		pulse_end();

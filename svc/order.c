@@ -17,15 +17,19 @@
 #include <time.h>
 #include <unistd.h>
 
+/* (A test that is about something else has more of it.) */
+#ifndef PATIENCE
+#define PATIENCE 1
+#endif
 enum {
 	/* Some 20 us: a run of 64 pages takes the agent 15 to 40 us when it is awake. */
 	SPIN_ROUNDS = 2000,
 	/* The gate is held for at most this long: a stall that a client's threads can feel, but
-	 * longer than a busy machine lets a runnable process wait. */
-	MOVE_TIMEOUT_MS = 20,
+	 * longer than a busy machine mostly lets a runnable process wait. */
+	MOVE_TIMEOUT_MS = 20 * PATIENCE,
 	/* Nobody waits for a zap. */
-	ZAP_TIMEOUT_MS = 2000,
-	UNSHARE_TIMEOUT_MS = 2000,
+	ZAP_TIMEOUT_MS = 2000 * PATIENCE,
+	UNSHARE_TIMEOUT_MS = 2000 * PATIENCE,
 	/* Of both: only an agent that waits for a CPU is worth so much. After so many looks in
 	 * a row that find it asleep it is taken for stopped or frozen, for with an order to
 	 * carry out it sleeps for moments only. Others' evictions wait meanwhile. */

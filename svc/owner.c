@@ -11,7 +11,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 struct look {
@@ -56,15 +58,23 @@ static int has_memory(int procdir, int uffd)
 	return r > 0 && look.is;
 }
 
+static bool runs(int procdir, const char *exe)
+{
+	char path[PATH_MAX];
+	ssize_t n = readlinkat(procdir, "exe", path, sizeof(path) - 1);
+
+	return n > 0 && (size_t)n == strlen(exe) && memcmp(path, exe, (size_t)n) == 0;
+}
+
 /* Returns its pidfd. -ENOENT: not this one. */
-static int ask(pid_t pid, int uffd)
+static int ask(pid_t pid, int uffd, const char *exe)
 {
 	char path[32];
 	_cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 
 	snprintf(path, sizeof(path), "/proc/%d", (int)pid);
 	_cleanup_fd_ int procdir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (pidfd < 0 || procdir < 0)
+	if (pidfd < 0 || procdir < 0 || (exe && !runs(procdir, exe)))
 		return -ENOENT;
 	int r = has_memory(procdir, uffd);
 	if (r < 0)
@@ -73,7 +83,7 @@ static int ask(pid_t pid, int uffd)
 	return r == 1 && process_alive(pidfd) ? steal_fd(&pidfd) : -ENOENT;
 }
 
-int owner_find(int uffd, pid_t *ret_pid)
+int owner_find(int uffd, const char *exe, pid_t *ret_pid)
 {
 	DIR *dir = opendir("/proc");
 	int r = dir ? -ENOENT : -errno;
@@ -82,7 +92,7 @@ int owner_find(int uffd, pid_t *ret_pid)
 		pid_t pid = (pid_t)atoi(e->d_name);
 		if (pid <= 0 || pid == getpid())
 			continue;
-		r = ask(pid, uffd);
+		r = ask(pid, uffd, exe);
 		if (r >= 0)
 			*ret_pid = pid;
 	}

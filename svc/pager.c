@@ -501,12 +501,6 @@ static int answer_deferred(struct pager *p, struct client *c)
 	return r == -ESRCH ? r : 0;
 }
 
-/* Something was read that waits for the fence. */
-static bool unsettled(const struct space *s)
-{
-	return s->steps != NULL;
-}
-
 int pager_drain(struct pager *p, struct client *c)
 {
 	int r, tries = 0, reads = 0;
@@ -547,7 +541,7 @@ int pager_drain(struct pager *p, struct client *c)
 			break;
 	}
 	settle_calm(c);
-	if (c->deferred_count > 0 || c->waiting_count > 0 || unsettled(&c->space) ||
+	if (c->deferred_count > 0 || c->waiting_count > 0 || space_unsettled(&c->space) ||
 		c->read_again || reads == READS_MAX)
 		worker_retry_later(p->worker, c, c->starved ? RETRY_STARVED_NS : RETRY_NS);
 	return 0;

@@ -219,7 +219,7 @@ static int find_owner(struct pager *p, struct client *c, pid_t *ret_pid)
 
 	for (int i = 0; i < OWNER_TRIES && r == -EAGAIN; i++) {
 		pager_service(p, c);
-		r = owner_find(c->uffd, ret_pid);
+		r = owner_find(c->uffd, NULL, ret_pid);
 	}
 	return r;
 }

@@ -48,9 +48,9 @@ static bool in_doubt(const struct doubt *d, struct region g)
 	return g.start >= g.end;
 }
 
-/* Does it move something to where something else is on record? Where there is an UNMAP in
- * doubt, that may have been about it. */
-static bool must_wait(const struct space *s, const struct uffd_msg *m)
+/* Does it move something to where something else is on record, and `part` takes from that?
+ * Where there is an UNMAP in doubt, that may have been about it. */
+static bool is_held_up(const struct space *s, const struct uffd_msg *m, struct region part)
 {
 	struct region to = target_of(m);
 
@@ -64,18 +64,23 @@ static bool must_wait(const struct space *s, const struct uffd_msg *m)
 			g.start = to.start;
 		if (g.end > to.end)
 			g.end = to.end;
-		if (!in_doubt(&s->doubt, g))
+		if (overlap(g, part) && !in_doubt(&s->doubt, g))
 			return true;
 	}
 	return false;
 }
 
-/* Does it take away what `waiting` waits for? */
+static bool must_wait(const struct space *s, const struct uffd_msg *m)
+{
+	return is_held_up(s, m, target_of(m));
+}
+
+/* Does it take away what `waiting` waits for? What leaves from elsewhere in its target has
+ * come with it. */
 static bool makes_room(
 	const struct space *s, const struct uffd_msg *m, const struct uffd_msg *waiting)
 {
-	return m->event != UFFD_EVENT_REMOVE && overlap(source_of(m), target_of(waiting)) &&
-	       must_wait(s, waiting);
+	return m->event != UFFD_EVENT_REMOVE && is_held_up(s, waiting, source_of(m));
 }
 
 static struct region common(struct region a, struct region b)

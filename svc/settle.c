@@ -70,7 +70,7 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 
 void settle_forget(struct client *c)
 {
-	if (c->space.steps || c->space.doubt.late_count > 0) {
+	if (space_unsettled(&c->space)) {
 		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
 		point(POINT_calm_told);
 	}
@@ -116,7 +116,7 @@ int settle_range(struct client *c, uint64_t start, uint64_t end)
 
 void settle_calm(struct client *c)
 {
-	if (c->space.steps && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
+	if (space_unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
 		settle_forget(c);
 }
 

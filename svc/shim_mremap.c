@@ -154,6 +154,20 @@ static long the_rest(struct way *w, int flags, uintptr_t to)
 	return failed(r) ? r : (long)to;
 }
 
+/* The same, begun or not, as far as it gets on: a part may be registered still, or again, and
+ * what has moved before the kernel refuses must not be taken for zeros (by_copy). */
+static long all_the_rest(struct way *w, int flags, uintptr_t to)
+{
+	uintptr_t before;
+	long r;
+
+	do {
+		before = w->at;
+		r = w->begun ? the_rest(w, flags, to) : by_mapping(w, flags);
+	} while (r == -EFAULT && w->at > before);
+	return r;
+}
+
 static bool is_zero(const uint64_t *page)
 {
 	for (size_t i = 0; i < LINK_PAGE / sizeof(*page); i++)
@@ -246,8 +260,9 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	long r = shim_page && old_len > 0 && flags & MREMAP_DONTUNMAP ? -EFAULT : 1;
 
 	struct way way = {.at = old, .end = old + whole_pages(old_len), .to = to};
+	bool several = shim_page && may_move_several(old, old_len, new_len, flags, to);
 
-	if (r == 1 && shim_page && may_move_several(old, old_len, new_len, flags, to))
+	if (r == 1 && several)
 		r = by_mapping(&way, flags);
 	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
 		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
@@ -260,8 +275,9 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	struct shim_call call;
 	shim_give_back(&call, (const void *)old, old_len);
 	shim_touch_in_child((const void *)old, old_len, false);
-	r = way.begun ? the_rest(&way, flags, to)
-		      : RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
+	r = several ? all_the_rest(&way, flags, to) : 1;
+	if (r == 1)
+		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);
 	shim_end(&call);
 	if (r == -EFAULT && !way.begun && could_be_one(old, whole_pages(old_len)))
 		r = by_copy(old, whole_pages(old_len), whole_pages(new_len), flags, to);

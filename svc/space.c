@@ -225,8 +225,7 @@ void space_done(struct space *s)
 
 /* ---- regions ---- */
 
-/* Index of the first region that ends after addr. */
-static size_t region_index(const struct space *s, uint64_t addr)
+size_t space_region_index(const struct space *s, uint64_t addr)
 {
 	size_t low = 0, high = s->region_count;
 
@@ -242,13 +241,13 @@ static size_t region_index(const struct space *s, uint64_t addr)
 
 const struct region *space_region_at(const struct space *s, uint64_t addr)
 {
-	size_t i = region_index(s, addr);
+	size_t i = space_region_index(s, addr);
 	return i < s->region_count && s->region[i].start <= addr ? &s->region[i] : NULL;
 }
 
 bool space_region_overlaps(const struct space *s, uint64_t start, uint64_t end)
 {
-	size_t i = region_index(s, start);
+	size_t i = space_region_index(s, start);
 	return i < s->region_count && s->region[i].start < end;
 }
 
@@ -272,7 +271,7 @@ static void regions_remove(struct space *s, size_t from, size_t to)
 
 void space_region_add(struct space *s, uint64_t start, uint64_t end)
 {
-	size_t from = region_index(s, start), to;
+	size_t from = space_region_index(s, start), to;
 
 	if (from > 0 && s->region[from - 1].end == start)
 		from--;
@@ -288,7 +287,7 @@ void space_region_add(struct space *s, uint64_t start, uint64_t end)
 
 void space_region_drop(struct space *s, uint64_t start, uint64_t end)
 {
-	size_t i = region_index(s, start);
+	size_t i = space_region_index(s, start);
 
 	if (i < s->region_count && s->region[i].start < start) {
 		uint64_t rest = s->region[i].end;

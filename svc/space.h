@@ -143,10 +143,10 @@ struct doubt {
 	struct region kept[DOUBT_MAX]; /* unmapped, and still on record for that */
 	unsigned kept_count;
 	/* Discards of what wasn't on record: it may have been moved there, and its REMAP be
-	 * still to be read. met: it was. */
+	 * still to be read. met: it was, by the step of that number, from 1; 0: not yet. */
 	struct late {
 		struct region at;
-		bool met;
+		size_t met;
 	} late[DOUBT_MAX];
 	unsigned late_count;
 	bool late_met; /* one of them */
@@ -282,6 +282,12 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
+/* Something that was read waits for the fence to be seen down: what a fork may need, or a
+ * discard of what may be still to come. */
+static inline bool space_unsettled(const struct space *s)
+{
+	return s->steps || s->doubt.late_count > 0;
+}
 /* The fence was seen down, and nothing else is to be asked: no fork can be older than what is
  * kept aside, and children that were forked before have been told of all steps. */
 void space_forget_aside(struct space *s);
@@ -296,12 +302,12 @@ void space_fork_unborn(struct space *parent, struct space *child);
 
 /* What an unborn child asks of the kernel, and knows otherwise. */
 struct midwife {
-	/* Is the address registered in the child? 1, 0; 2: it is, which doesn't tell by what;
-	 * or -EAGAIN: an event of the child's is in flight, and has to be read before anything
-	 * can be asked. Other errors end it. */
+	/* Is the address registered in the child? 1, 0; or -EAGAIN: an event of the child's is
+	 * in flight, and has to be read before anything can be asked. Other errors end it. */
 	int (*registered)(void *arg, uint64_t addr);
 	void *arg;
-	/* Where its answers change, besides the ends of steps. */
+	/* Where mappings of the parent's had grown in place when FORK was read: what is
+	 * registered there may be such a one. */
 	const struct region *grown;
 	unsigned grown_count;
 	/* Calls of parents that were never born, made after all steps, in their order. */
@@ -311,7 +317,8 @@ struct midwife {
 	 * did shows in the answers. */
 	const struct step *early;
 	size_t early_count;
-	bool forked; /* it forked, too: that child may have what it unmapped afterwards */
+	bool forked;	/* it forked, too: that child may have what it unmapped afterwards */
+	uint64_t *work; /* what all tries have cost so far */
 };
 /* Has all been read that can have happened before the copying? With the parent's gate held. */
 static inline bool steps_suffice(const struct steps *s, size_t events_before)
@@ -321,11 +328,13 @@ static inline bool steps_suffice(const struct steps *s, size_t events_before)
 /* Brings the child's record in line with what its page tables were when they were copied:
  * somewhere among the steps, `before` of which had been applied to the record that it got.
  * Nothing is added to them meanwhile. 0: born, then `early` is to be applied; -EAGAIN;
- * -EBADMSG: it can't be told where some pages are, and nothing may be answered (rule 8); what
- * registered() says. Except for 0, nothing was changed. */
+ * -EBADMSG: it can't be told where some pages are, and nothing may be answered (rule 8);
+ * -E2BIG: nor can it, with so much work (BIRTH_WORK_MAX); what registered() says. Except for 0,
+ * nothing was changed. */
 int space_bear(
 	struct space *child, const struct steps *steps, size_t before, const struct midwife *m);
-/* What its parent would ask the kernel, the child asks for itself. */
+/* Its parent has one thread. What the parent would ask the kernel, the child asks for itself.
+ */
 void space_inherit_doubt(const struct space *parent, struct space *child);
 /* It is as its record says, or nobody can tell: no more questions. */
 void space_bear_none(struct space *child);

@@ -60,56 +60,56 @@ static void plan_page(struct plan *plan, struct leaf *leaf, uint64_t number, uns
 		.leaf = leaf, .piece = {number, page, page + 1}, .to = to, .aside = aside};
 }
 
-static bool touched(const struct step *step, size_t count, uint64_t start, uint64_t end)
-{
-	for (size_t i = 0; i < count; i++) {
-		const struct step *s = &step[i];
-		if ((s->from < end && start < s->from + s->len) ||
-			(is_remap(s) && s->to < end && start < s->to + s->len))
-			return true;
-	}
-	return false;
-}
-
 /* Calls with each leaf of which the steps may have moved something, and with how many steps are
  * behind it. */
 static int each_leaf(struct view *v, struct space *s, struct plan *plan,
 	int (*what)(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 		size_t at, bool aside))
 {
-	const struct midwife *m = v->midwife;
 	int r = 0;
 
+	v->way.start = v->way.end = 0;
 	for (size_t i = 0; i < s->aside_count && r == 0; i++)
 		if (s->aside[i].step >= v->first)
 			r = what(v, plan, s->aside[i].leaf, s->aside[i].number,
 				s->aside[i].step - v->first, true);
 	for (size_t i = 0; i < s->block_count && r == 0; i++) {
 		uint64_t start = s->block[i].number << BLOCK_SHIFT, end = start + BLOCK_SIZE;
-		if (s->block[i].leaf->out > 0 &&
-			(touched(v->steps->step, v->steps->count, start, end) ||
-				touched(m->line, m->line_count, start, end)))
+		if (s->block[i].leaf->out > 0 && view_is_touched(v, start, end))
 			r = what(v, plan, s->block[i].leaf, s->block[i].number, v->before,
 				false);
+		v->work++;
 	}
 	return r;
+}
+
+enum { LEAF_WORK = 32 }; /* to look at all of one */
+
+/* All of a piece comes one way. */
+static bool is_same_way(const struct view *v, uint64_t addr, size_t at)
+{
+	return v->way.start <= addr && addr < v->way.end && v->way.at == at;
+}
+
+static void begin_way(struct view *v, uint64_t addr, size_t at)
+{
+	v->way.start = addr;
+	v->way.end = view_piece_end(v, addr);
+	v->way.at = at;
 }
 
 /* What is out was registered at first. */
 static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
-	size_t last = SIZE_MAX;
-
 	(void)plan;
 	(void)aside;
+	v->work += LEAF_WORK;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
-		size_t piece = view_piece_at(v, addr);
-		/* All of a piece came from one. */
-		if (!entry_out(leaf->entry[i]) || piece == last)
+		if (!entry_out(leaf->entry[i]) || is_same_way(v, addr, at))
 			continue;
-		last = piece;
+		begin_way(v, addr, at);
 		addr = view_at_first(v, addr, at);
 		struct piece_of_space *p = &v->piece[view_piece_at(v, addr)];
 		if (p->matters)
@@ -122,33 +122,32 @@ static int take_samples(struct view *v, struct plan *plan, struct leaf *leaf, ui
 			sizeof(*v->sample));
 		v->sample[v->sample_count++] = addr;
 	}
-	return 0;
+	return view_tired(v) ? -E2BIG : 0;
+}
+
+static uint64_t end_of_way(struct view *v, uint64_t addr, size_t at)
+{
+	if (!is_same_way(v, addr, at)) {
+		begin_way(v, addr, at);
+		uint64_t to = view_at_last(v, view_at_first(v, addr, at));
+		v->way.to = to != GONE && view_is_there(v, to) ? to : GONE;
+	}
+	return v->way.to == GONE ? GONE : v->way.to + (addr - v->way.start);
 }
 
 static int plan_leaf(struct view *v, struct plan *plan, struct leaf *leaf, uint64_t number,
 	size_t at, bool aside)
 {
-	size_t last = SIZE_MAX;
-	uint64_t to = GONE, before = 0;
-
+	v->work += LEAF_WORK;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		uint64_t addr = (number << BLOCK_SHIFT) + i * PAGE_SIZE;
-		size_t piece = view_piece_at(v, addr);
-
 		if (!entry_out(leaf->entry[i]))
 			continue;
-		if (piece != last)
-			to = view_at_last(v, NULL, v->found, view_at_first(v, addr, at));
-		else if (to != GONE)
-			to += addr - before;
-		if (to != GONE && !view_is_there(v, to))
-			to = GONE;
-		last = piece;
-		before = addr;
+		uint64_t to = end_of_way(v, addr, at);
 		if (aside ? to != GONE : to != addr)
 			plan_page(plan, leaf, number, i, to, aside);
 	}
-	return 0;
+	return view_tired(v) ? -E2BIG : 0;
 }
 
 /* ---- regions ---- */
@@ -173,6 +172,7 @@ static int each_part(struct view *v, struct space *s, uint64_t start, uint64_t e
 		uint64_t to = view_piece_end(v, start);
 		int r = view_ask(v, start);
 
+		v->work++;
 		if (r < 0)
 			return r;
 		if (to > end)
@@ -190,14 +190,17 @@ static int settle_record(
 {
 	int r = 0;
 
-	for (size_t k = s->region_count; k-- > 0 && r == 0;) {
-		struct region g;
-		if (k >= s->region_count)
-			continue;
-		g = s->region[k];
-		if (g.start < end && start < g.end)
-			r = each_part(v, s, g.start > start ? g.start : start,
-				g.end < end ? g.end : end, change ? drop_unregistered : NULL);
+	while (r == 0 && start < end) {
+		/* The last one that begins before the end. */
+		size_t k = space_region_index(s, end - 1);
+		if (k == s->region_count || s->region[k].start >= end)
+			k--;
+		if (k == SIZE_MAX || s->region[k].end <= start)
+			break;
+		const struct region g = s->region[k];
+		r = each_part(v, s, g.start > start ? g.start : start,
+			g.end < end ? g.end : end, change ? drop_unregistered : NULL);
+		end = g.start;
 	}
 	return r;
 }
@@ -224,7 +227,8 @@ static int settle_regions(struct view *v, struct space *s, bool change)
 	int r = 0;
 
 	for (size_t i = 0; i < v->steps->count && r == 0; i++)
-		r = settle_step(v, s, &v->steps->step[i], change);
+		r = change || !view_tired(v) ? settle_step(v, s, &v->steps->step[i], change)
+					     : -E2BIG;
 	for (size_t i = 0; i < m->line_count && r == 0; i++)
 		if (m->line[i].to != STEP_REMOVE)
 			r = settle_step(v, s, &m->line[i], change);
@@ -271,14 +275,18 @@ int space_bear(
 	size_t end = before + STEPS_OVERTAKE;
 	const struct steps some = {.step = steps->step + first,
 		.count = (end < steps->count ? end : steps->count) - first};
-	struct view v = {
-		.steps = &some, .first = first, .before = before - first, .midwife = m};
+	struct view v = {.steps = &some,
+		.first = first,
+		.before = before - first,
+		.midwife = m,
+		.work = *m->work};
 	struct plan plan = {.count = 0};
 	int r = 0;
 
 	if (steps->lost && (child->out_pages > 0 || child->aside_count > 0))
 		return -EBADMSG;
 	if (some.count > 0 || m->line_count > 0) {
+		v.late_count = space_late_of(child, steps, before, first + some.count, v.late);
 		r = view_open(&v);
 		if (r == 0)
 			r = each_leaf(&v, child, NULL, take_samples);
@@ -286,17 +294,17 @@ int space_bear(
 			r = search_happened(&v);
 		if (r == 0)
 			r = settle_regions(&v, child, false);
+		if (r == 0)
+			r = each_leaf(&v, child, &plan, plan_leaf);
 		if (r == 0) {
-			each_leaf(&v, child, &plan, plan_leaf);
 			settle_regions(&v, child, true);
 			carry_out(child, &plan);
 		}
 		plan_close(child->graveyard, &plan);
 		view_close(&v);
+		*m->work = v.work;
 	}
-	if (r == 0) {
-		space_bear_late(child, &some.step[v.before], some.count - v.before);
+	if (r == 0)
 		space_bear_none(child);
-	}
 	return r;
 }

@@ -101,7 +101,7 @@ static uint64_t discard(struct space *s, uint64_t start, uint64_t end)
  * an event tells that it left, before or after. So it is decided when the fence is down. Where
  * both are possible the bytes stay: only a program that asks the kernel how far another
  * thread's call has come could tell that they ought to be gone. */
-static void add_late(struct doubt *d, uint64_t start, uint64_t end, bool met)
+static void add_late(struct doubt *d, uint64_t start, uint64_t end, size_t met)
 {
 	if (start >= end)
 		return;
@@ -109,7 +109,7 @@ static void add_late(struct doubt *d, uint64_t start, uint64_t end, bool met)
 	if (d->late_count == DOUBT_MAX)
 		memmove(d->late, d->late + 1, --d->late_count * sizeof(d->late[0]));
 	d->late[d->late_count++] = (struct late){.at = {start, end}, .met = met};
-	d->late_met |= met;
+	d->late_met |= met > 0;
 }
 
 static void note_late(struct doubt *d, uint64_t start, uint64_t end)
@@ -121,7 +121,7 @@ static void note_late(struct doubt *d, uint64_t start, uint64_t end)
 		if (d->late[i].at.start <= start && end <= d->late[i].at.end)
 			return;
 	if (!d->lost)
-		add_late(d, start, end, false);
+		add_late(d, start, end, 0);
 }
 
 static void note_gaps(struct space *s, uint64_t start, uint64_t end)
@@ -138,8 +138,8 @@ static void note_gaps(struct space *s, uint64_t start, uint64_t end)
 		note_late(&s->doubt, start, end);
 }
 
-/* Something left the place. */
-static void late_no_more(struct doubt *d, uint64_t start, uint64_t end)
+/* Something left the place (met 0), or came to it, by the step of that number. */
+static void late_changes(struct doubt *d, uint64_t start, uint64_t end, size_t met)
 {
 	struct late old[DOUBT_MAX];
 	unsigned count = d->late_count;
@@ -149,45 +149,61 @@ static void late_no_more(struct doubt *d, uint64_t start, uint64_t end)
 	d->late_met = false;
 	for (unsigned i = 0; i < count; i++) {
 		struct region g = old[i].at;
-		if (g.end <= start || end <= g.start) {
+		if (g.end <= start || end <= g.start || (met > 0 && old[i].met > 0)) {
 			add_late(d, g.start, g.end, old[i].met);
 			continue;
 		}
 		add_late(d, g.start, start, old[i].met);
+		if (met > 0)
+			add_late(d, g.start > start ? g.start : start,
+				g.end < end ? g.end : end, met);
 		add_late(d, end, g.end, old[i].met);
 	}
 }
 
-/* Something came to the place. */
-static void late_meets(struct doubt *d, uint64_t start, uint64_t end)
+static void late_of_step(struct doubt *d, const struct step *step, size_t number)
 {
-	for (unsigned i = 0; i < d->late_count; i++)
-		if (d->late[i].at.start < end && start < d->late[i].at.end)
-			d->late[i].met = d->late_met = true;
+	late_changes(d, step->from, step->from + step->len, 0);
+	if (step->to < STEP_REMOVE)
+		late_changes(d, step->to, step->to + step->len, number);
+}
+
+/* All that can have left before the step of that number was told; it becomes number 0. */
+static void settle_met(struct space *s, size_t number)
+{
+	struct doubt old = s->doubt, *d = &s->doubt;
+
+	d->late_count = 0;
+	d->late_met = false;
+	for (unsigned i = 0; i < old.late_count; i++) {
+		struct late l = old.late[i];
+		if (l.met > 0 && l.met <= number)
+			discard(s, l.at.start, l.at.end);
+		else
+			add_late(d, l.at.start, l.at.end, l.met > 0 ? l.met - number : 0);
+	}
 }
 
 /* All that can have left or come was told. */
 static void settle_late(struct space *s)
 {
-	struct doubt *d = &s->doubt;
-
-	for (unsigned i = 0; i < d->late_count; i++)
-		if (d->late[i].met)
-			discard(s, d->late[i].at.start, d->late[i].at.end);
-	d->late_count = 0;
-	d->late_met = false;
+	settle_met(s, SIZE_MAX);
+	s->doubt.late_count = 0;
 }
 
-void space_bear_late(struct space *child, const struct step *step, size_t count)
+unsigned space_late_of(const struct space *child, const struct steps *steps, size_t before,
+	size_t end, struct late ret[DOUBT_MAX])
 {
-	struct doubt *d = &child->doubt;
+	struct doubt d = {.late_count = child->doubt.late_count};
+	unsigned count = 0;
 
-	for (size_t i = 0; i < count; i++) {
-		late_no_more(d, step[i].from, step[i].from + step[i].len);
-		if (step[i].to < STEP_REMOVE)
-			late_meets(d, step[i].to, step[i].to + step[i].len);
-	}
-	settle_late(child);
+	memcpy(d.late, child->doubt.late, sizeof(d.late));
+	for (size_t i = before; i < end && d.late_count > 0; i++)
+		late_of_step(&d, &steps->step[i], i + 1);
+	for (unsigned i = 0; i < d.late_count; i++)
+		if (d.late[i].met > 0)
+			ret[count++] = d.late[i];
+	return count;
 }
 
 void space_remove(struct space *s, uint64_t start, uint64_t end)
@@ -325,6 +341,7 @@ static void renew_steps(struct space *s)
 		s->aside[kept++] = a;
 	}
 	s->aside_count = kept;
+	settle_met(s, gone);
 }
 
 static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
@@ -335,6 +352,7 @@ static void add_step(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 	if (open_steps(s)->count == STEPS_MAX)
 		renew_steps(s);
 	append(s->steps, step);
+	late_of_step(&s->doubt, &step, s->steps->count);
 	if (!s->older)
 		return;
 	append(s->older, step);
@@ -423,7 +441,6 @@ void space_unmap(struct space *s, uint64_t start, uint64_t end)
 	struct doubt *d = &s->doubt;
 
 	add_step(s, start, STEP_UNMAP, end - start);
-	late_no_more(d, start, end);
 	if (note(d, (struct region){start, end}, d->unmapped, &d->unmapped_count, d->target,
 		    d->target_count)) {
 		if (d->kept_count == DOUBT_MAX)
@@ -507,8 +524,6 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len)
 	struct cargo *cargo;
 
 	add_step(s, from, to, len);
-	late_no_more(d, from, from + len);
-	late_meets(d, to, to + len);
 	/* All out before any goes in: the two ranges may share a block. */
 	size_t count = load_all(s, from, from + len, &cargo);
 	drop_pages(s, to, to + len, true); /* nothing, unless its UNMAP is still to be read */
@@ -572,10 +587,11 @@ void space_inherit_doubt(const struct space *parent, struct space *child)
 {
 	child->doubt.open_count = parent->doubt.open_count;
 	child->doubt.lost = parent->doubt.lost;
-	child->doubt.late_count = parent->doubt.late_count;
-	child->doubt.late_met = parent->doubt.late_met;
-	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
 	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
+	/* Nobody else is there from whom something could still come or leave. */
+	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));
+	child->doubt.late_count = parent->doubt.late_count;
+	settle_late(child);
 }
 
 struct steps *space_fork(struct space *parent, struct space *child)

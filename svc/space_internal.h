@@ -9,6 +9,9 @@
 void *space_alloc(size_t size); /* never NULL: waits. free() */
 void space_make_room(void **array, size_t count, size_t *room, size_t element);
 
+/* Index of the first region that ends after addr. */
+size_t space_region_index(const struct space *s, uint64_t addr);
+
 struct leaf *leaf_new(struct graveyard *g);
 /* May it be changed where it is? */
 static inline bool leaf_is_own(const struct leaf *leaf)
@@ -39,8 +42,9 @@ struct piece {
 /* What is out in a part of a leaf goes to `to`, with a reference of its own to each blob. */
 void space_place_piece(struct space *s, const struct leaf *leaf, struct piece p, uint64_t to);
 void space_drop_aside(struct space *s);
-/* What its parent discarded before FORK was read, and steps behind that have brought, or not.
- */
-void space_bear_late(struct space *child, const struct step *step, size_t count);
+/* What its parent had discarded, before FORK was read, of what the steps until `end` bring:
+ * ret[], and how many. `before` of them had been read with FORK. */
+unsigned space_late_of(const struct space *child, const struct steps *steps, size_t before,
+	size_t end, struct late ret[DOUBT_MAX]);
 
 #endif

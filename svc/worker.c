@@ -1,34 +1,27 @@
 #include "worker.h"
 #include "attach.h"
-#include "birth.h"
 #include "cleanup.h"
 #include "closer.h"
 #include "comeback.h"
 #include "evictor.h"
 #include "fdstore.h"
 #include "gone.h"
+#include "handshakes.h"
 #include "http.h"
 #include "keep.h"
 #include "log.h"
-#include "maps.h"
 #include "notify.h"
-#include "order.h"
-#include "owner.h"
 #include "pace.h"
-#include "pagemap.h"
-#include "points.h"
 #include "policy.h"
-#include "process.h"
+#include "points.h"
 #include "pulse.h"
 #include "readers.h"
 #include "recover.h"
 #include "release.h"
 #include "restorer.h"
 #include "runtime.h"
-#include "sequence.h"
 #include "settings.h"
 #include "state.h"
-#include "uffd.h"
 #include "upgrade.h"
 
 #include <errno.h>
@@ -38,57 +31,22 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
 enum {
 	EVENTS = 64,
-	/* Handshakes under way; more wait in the listen queue. */
-	ATTACHMENTS_MAX = 256,
-	HANDSHAKES_A_USER = 64,
 	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
 	 * whose agent takes a moment to follow its program. */
 	SWEEP_S = 1,
-	/* A shim says HELLO as it connects, and its agent READY within a millisecond. */
-	HANDSHAKE_MAX_MS = 5000,
-	/* An agent that isn't stopped follows its program within a millisecond of CPU time. */
-	FOLLOW_MS = 500,
 	/* A worker that leaves lets those get through who are at it, while others wait in the
 	 * queue: less than a shim waits for its answer. */
 	LEAVE_MAX_MS = 200,
 };
 
-/* What an epoll event is about. */
-enum source_kind {
-	SOURCE_ATTACH,
-	SOURCE_SIGNAL,
-	SOURCE_KICK,
-	SOURCE_TIMER,
-	SOURCE_HANDSHAKE,
-	SOURCE_AGENT,
-	SOURCE_PROGRAM
-};
-
-/* epoll's data: kind in the low byte, an id above it. Ids aren't reused, so an event that is
- * late finds nothing. */
-static uint64_t source(enum source_kind kind, uint64_t id)
-{
-	return id << 8 | (uint64_t)kind;
-}
-
-struct handshake {
-	uint64_t id;
-	uint64_t since_ms;
-	struct attachment *attachment; /* owned */
-};
-
 struct loop {
 	struct worker *w;
-	struct handshake handshake[ATTACHMENTS_MAX];
-	size_t handshakes;
-	uint64_t next_id;
-	bool deaf;		/* the attach socket isn't listened to */
+	struct handshakes handshakes;
 	enum worker_end ending; /* told to, and at it */
 	bool stop;
 	bool leaving;		 /* for another binary (upgrade.h) */
@@ -122,9 +80,14 @@ void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
 	readers_retry(w->readers, delay_ns);
 }
 
-static int watch(struct worker *w, int fd, uint32_t events, uint64_t data)
+uint64_t worker_source(enum worker_source kind, uint64_t id)
 {
-	struct epoll_event e = {.events = events, .data.u64 = data};
+	return id << 8 | (uint64_t)kind;
+}
+
+int worker_watch(struct worker *w, int fd, enum worker_source kind, uint64_t id)
+{
+	struct epoll_event e = {.events = EPOLLIN, .data.u64 = worker_source(kind, id)};
 	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? -errno : 0;
 }
 
@@ -153,9 +116,9 @@ void worker_watch_client(struct worker *w, struct client *c)
 	int r = 0;
 
 	if (client_agent_end(c) >= 0)
-		r = watch(w, client_agent_end(c), EPOLLIN, source(SOURCE_AGENT, c->id));
+		r = worker_watch(w, client_agent_end(c), SOURCE_AGENT, c->id);
 	if (r == 0 && c->pidfd >= 0)
-		r = watch(w, c->pidfd, EPOLLIN, source(SOURCE_PROGRAM, c->id));
+		r = worker_watch(w, c->pidfd, SOURCE_PROGRAM, c->id);
 	if (r < 0)
 		log_error("client %d: can't be watched: %s (fs.epoll.max_user_watches?)",
 			(int)c->pid, strerror(-r));
@@ -176,139 +139,7 @@ static void sweep_and_arm(struct worker *w)
 		worker_arm_timer(w);
 }
 
-/* ---- handshakes ---- */
-
-static void end_handshake(struct loop *l, size_t i)
-{
-	l->handshake[i] = l->handshake[--l->handshakes];
-}
-
-/* Connections that say nothing may not keep others out. */
-static void end_silent(struct loop *l)
-{
-	uint64_t now = worker_now_ms();
-
-	for (size_t i = l->handshakes; i-- > 0;)
-		if (now - l->handshake[i].since_ms > HANDSHAKE_MAX_MS) {
-			attach_free(l->handshake[i].attachment);
-			end_handshake(l, i);
-		}
-	if (l->handshakes > 0)
-		worker_arm_timer(l->w);
-}
-
-/* While no more can be taken in, new ones wait in the queue. */
-static void listen_again(struct loop *l, bool on)
-{
-	struct epoll_event e = {
-		.events = on ? EPOLLIN : 0, .data.u64 = source(SOURCE_ATTACH, 0)};
-
-	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_MOD, l->w->attach_fd, &e);
-	l->deaf = !on;
-	if (!on)
-		worker_arm_timer(l->w);
-}
-
-/* Room for one more: nobody keeps others out by connecting and saying nothing. The oldest of
- * this user's goes when it has too many, else the oldest of all. */
-static void make_room(struct loop *l, uid_t uid)
-{
-	size_t own = 0, oldest = 0, oldest_own = 0;
-
-	for (size_t i = l->handshakes; i-- > 0;) {
-		if (l->handshake[i].id < l->handshake[oldest].id)
-			oldest = i;
-		if (attach_uid(l->handshake[i].attachment) != uid)
-			continue;
-		if (own++ == 0 || l->handshake[i].id < l->handshake[oldest_own].id)
-			oldest_own = i;
-	}
-	if (own < HANDSHAKES_A_USER && l->handshakes < ATTACHMENTS_MAX)
-		return;
-	size_t which = own >= HANDSHAKES_A_USER ? oldest_own : oldest;
-	attach_free(l->handshake[which].attachment);
-	end_handshake(l, which);
-}
-
-static const char *accept_error(int r)
-{
-	switch (r) {
-	case -EMFILE:
-	case -ENFILE:
-		return "too few descriptors are left (raise the service's limit on open files)";
-	case -EBUSY:
-		return "too many descriptors that clients passed wait to be closed";
-	default:
-		return strerror(-r);
-	}
-}
-
-/* One for each event: others get their turn, and a program that waits isn't kept by a look
- * whether there are more. */
-static void on_attach(struct loop *l)
-{
-	struct attachment *a;
-	if (l->ending)
-		return; /* the event is older than our end */
-	int r = attach_accept(l->w, l->handshakes, &a);
-
-	if (r < 0) {
-		if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
-			return;
-		if (r == -EMFILE || r == -ENFILE)
-			trouble_set(l->w, TROUBLE_FILES, true);
-		log_warn("attach: %s; no program is taken over for a second", accept_error(r));
-		listen_again(l, false);
-		return;
-	}
-	worker_arm_timer(l->w);
-	/* HELLO mostly came with the connection. */
-	if (!a || attach_advance(l->w, a) != 0)
-		return;
-	make_room(l, attach_uid(a));
-	uint64_t id = ++l->next_id;
-	l->handshake[l->handshakes++] = (struct handshake){id, worker_now_ms(), a};
-	if (watch(l->w, attach_fd(a), EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0) {
-		attach_free(a);
-		end_handshake(l, l->handshakes - 1);
-	}
-}
-
-static void on_handshake(struct loop *l, uint64_t id)
-{
-	for (size_t i = 0; i < l->handshakes; i++) {
-		if (l->handshake[i].id != id)
-			continue;
-		int fd = attach_fd(l->handshake[i].attachment);
-		epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-		if (attach_advance(l->w, l->handshake[i].attachment) != 0) {
-			end_handshake(l, i);
-		} else if (watch(l->w, fd, EPOLLIN, source(SOURCE_HANDSHAKE, id)) < 0) {
-			attach_free(l->handshake[i].attachment);
-			end_handshake(l, i);
-		}
-		return;
-	}
-}
-
 /* ---- the loop ---- */
-
-/* Nobody is taken over any more, and who asks runs on as without a service. */
-static void admit_nobody(struct loop *l)
-{
-	int fd;
-
-	while (l->handshakes > 0) {
-		attach_free(l->handshake[0].attachment);
-		end_handshake(l, 0);
-	}
-	/* It is the keeper's, so it stays: but nobody can connect to it any more. */
-	epoll_ctl(l->w->epoll_fd, EPOLL_CTL_DEL, l->w->attach_fd, NULL);
-	shutdown(l->w->attach_fd, SHUT_RDWR);
-	while ((fd = accept4(l->w->attach_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-		close(fd); /* it had connected, and waits */
-	l->deaf = false;
-}
 
 static void say_it_goes_on(struct worker *w)
 {
@@ -341,10 +172,10 @@ static void leave_when_done(struct loop *l)
 		return;
 	if (l->leave_until_ms == 0) {
 		point(POINT_leave_flushed);
-		listen_again(l, false);
+		handshakes_pause(&l->handshakes);
 		l->leave_until_ms = now + LEAVE_MAX_MS;
 	}
-	if (l->handshakes > 0 && now < l->leave_until_ms)
+	if (l->handshakes.count > 0 && now < l->leave_until_ms)
 		return;
 	point(POINT_leave_now);
 	atomic_store(&l->w->state->idle_since_ms, worker_now_ms());
@@ -374,7 +205,7 @@ static void begin_end(struct loop *l, enum worker_end how)
 	point(POINT_end);
 	atomic_store(&l->w->state->ending, how);
 	point(POINT_end_told);
-	admit_nobody(l);
+	handshakes_close(&l->handshakes);
 	evictor_end_evictions(l->w->evictor);
 	restorer_release_all(l->w->restorer, how == WORKER_KEEPS);
 }
@@ -434,9 +265,9 @@ static void dispatch(struct loop *l, uint64_t data)
 	uint64_t id = data >> 8;
 
 	point(POINT_loop);
-	switch ((enum source_kind)(data & 0xff)) {
+	switch ((enum worker_source)(data & 0xff)) {
 	case SOURCE_ATTACH:
-		on_attach(l);
+		handshakes_accept(&l->handshakes);
 		break;
 	case SOURCE_SIGNAL:
 		on_signal(l);
@@ -452,13 +283,11 @@ static void dispatch(struct loop *l, uint64_t data)
 		drain_counter(l->w->timer_fd);
 		l->w->timer_armed = false;
 		closer_flush();
-		end_silent(l);
 		sweep_and_arm(l->w);
-		if (l->deaf && l->leave_until_ms == 0)
-			listen_again(l, true);
+		handshakes_tick(&l->handshakes);
 		break;
 	case SOURCE_HANDSHAKE:
-		on_handshake(l, id);
+		handshakes_advance(&l->handshakes, id);
 		break;
 	case SOURCE_AGENT:
 		gone_agent(l->w, id);
@@ -471,7 +300,7 @@ static void dispatch(struct loop *l, uint64_t data)
 
 static void loop_run(struct worker *w)
 {
-	struct loop l = {.w = w};
+	struct loop l = {.w = w, .handshakes = {.w = w}};
 	struct epoll_event event[EVENTS];
 
 	/* The worker that was told to has died meanwhile. */
@@ -486,8 +315,6 @@ static void loop_run(struct worker *w)
 			pulse_end();
 		}
 	}
-	for (size_t i = 0; i < l.handshakes; i++)
-		attach_free(l.handshake[i].attachment);
 	if (l.ending == WORKER_KEEPS)
 		keep_leave(w);
 }
@@ -521,11 +348,11 @@ static int open_loop(struct worker *w)
 	w->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (w->epoll_fd < 0 || w->signal_fd < 0 || w->kick_fd < 0 || w->timer_fd < 0)
 		return -errno;
-	r = watch(w, w->signal_fd, EPOLLIN, source(SOURCE_SIGNAL, 0));
+	r = worker_watch(w, w->signal_fd, SOURCE_SIGNAL, 0);
 	if (r == 0)
-		r = watch(w, w->kick_fd, EPOLLIN, source(SOURCE_KICK, 0));
+		r = worker_watch(w, w->kick_fd, SOURCE_KICK, 0);
 	if (r == 0)
-		r = watch(w, w->timer_fd, EPOLLIN, source(SOURCE_TIMER, 0));
+		r = worker_watch(w, w->timer_fd, SOURCE_TIMER, 0);
 	return r;
 }
 
@@ -588,7 +415,7 @@ static int open_sockets(struct worker *w, const struct worker_options *o)
 	/* Where it can't be had, programs ask. */
 	w->brief.hint = runtime_map(
 		w->runtime_dir, HINT_FILE, HINT_SLOTS * sizeof(*w->brief.hint), 0644);
-	int r = watch(w, w->attach_fd, EPOLLIN, source(SOURCE_ATTACH, 0));
+	int r = worker_watch(w, w->attach_fd, SOURCE_ATTACH, 0);
 	if (r == 0)
 		r = http_start(&w->http, w, o->stats_fd, geteuid());
 	return r;

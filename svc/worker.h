@@ -127,6 +127,22 @@ void worker_arm_timer(struct worker *w);
 /* A client has deferred faults: a reader tries again, at the latest in delay_ns. Any thread. */
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns);
 
+/* What an epoll event is about, and whose: the main thread's. Ids aren't reused, so an event
+ * that is late finds nothing. */
+enum worker_source {
+	SOURCE_ATTACH,
+	SOURCE_SIGNAL,
+	SOURCE_KICK,
+	SOURCE_TIMER,
+	SOURCE_HANDSHAKE,
+	SOURCE_AGENT,
+	SOURCE_PROGRAM
+};
+/* epoll's data: kind in the low byte, id above it. */
+uint64_t worker_source(enum worker_source kind, uint64_t id);
+/* For reading; 0 or a negative errno. */
+int worker_watch(struct worker *w, int fd, enum worker_source kind, uint64_t id);
+
 /* Makes a client that nobody sees yet; never NULL. publish: the table and the readers get it.
  */
 struct client *worker_new_client(struct worker *w, int uffd);

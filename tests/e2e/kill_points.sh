@@ -72,16 +72,21 @@ kill_at() {
 	old=$now
 	arm "$name" "$n"
 	"${@:3}"
-	wait_to_die "$name" "$n"
+	wait_to_die "$name" "$n" "$3"
 	wait_for is_other "$old" || fail "$name ($n): no other worker serves"
 	look_well
 	echo "$name${n:+ $n}"
 }
-# Some points aren't passed so often in the life of one worker: then the next time will do.
-wait_to_die() { # NAME N
-	local begun=$SECONDS
+# Some points aren't passed so often in the life of one worker: then the next time will do. Who takes
+# over while one guest has ended and the next hasn't begun has nothing to recover.
+wait_to_die() { # NAME N [COMMAND]
+	local begun=$SECONDS last=$SECONDS
 	until died "$1"; do
 		[ "$2" -eq 1 ] || [ "$SECONDS" -lt $((begun + 5)) ] || ln -sfn 1 "$work/kill/$1"
+		if [ "${3:-}" = kill_now ] && [ "$SECONDS" -ge $((last + 5)) ] && serves; then
+			last=$SECONDS
+			kill -9 "$now"
+		fi
 		[ "$SECONDS" -lt $((begun + 60)) ] || fail "$1 ($2): nobody has passed it"
 		look_well
 		sleep 0.05

@@ -45,19 +45,25 @@ guest_end() { # LOG, where a copy of the service's goes, or ''
 	grep 'pages verified$' "$work/client.out"
 }
 
-# What the service thinks of it, and where its threads are, before it is ended.
+# What the service thinks of it, and where its threads are, before it is ended. To stderr: what else
+# is printed of a failed test is the ends of files.
 guest_hangs() {
-	local process task
+	local process pid task
+	echo '---- the guest hangs ----'
 	larder status || true
 	larder status "$client_pid" || true
 	for process in /proc/[0-9]*; do
 		[ "$(readlink "$process/exe")" = "$work/bin/larder-guest" ] || continue
+		pid=${process##*/}
 		for task in "$process"/task/*; do
-			echo "$task: $(cat "$task/comm") $(tr '\n' ' ' <"$task/syscall") $(cat "$task/wchan")"
+			echo "$pid: ${task##*/} $(cut -d ' ' -f 2-4 "$task/stat") in $(cat "$task/wchan")," \
+				"call $(tr '\n' ' ' <"$task/syscall")"
 		done
+		larder status "$pid" | grep -E 'waiting|oldest|evicted_bytes' | tr '\n' ';' || true
+		echo
 	done 2>/dev/null
 	kill -9 "$client_pid" 2>/dev/null || true
-} >>"$work/client.out" 2>&1
+} >&2
 
 guest_evicted=0 guest_faults=0 # what the service counted
 guest_service_check() {

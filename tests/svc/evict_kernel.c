@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -168,6 +169,9 @@ static void *be_agent(void *arg)
 	struct link_head *head = &client->link->head;
 
 	(void)arg;
+	/* By it and agent_pidfd the service knows that an agent that is late waits for a CPU.
+	 */
+	atomic_store(&client->agent_pid, gettid());
 	while (!atomic_load(&head->exit)) {
 		uint32_t seq = atomic_load(&head->seq);
 		if (seq == atomic_load(&head->done_seq)) {
@@ -213,6 +217,7 @@ static int setup(void **state)
 	client->uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	close(device);
 	client->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	client->agent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	staging = mmap(
 		NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	client->staging = (uintptr_t)staging;
@@ -240,6 +245,7 @@ static int teardown(void **state)
 	munmap(staging, BLOCK_SIZE);
 	close(client->uffd);
 	close(client->pagemap);
+	close(client->agent_pidfd);
 	free(client->link);
 	free(client);
 	alarm(0);

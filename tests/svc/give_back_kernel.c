@@ -141,7 +141,8 @@ static void a_child_that_is_forked_afterwards_is_told_nothing(void **state)
 
 	space_init(&child, &graveyard);
 	struct steps *steps = space_fork(s, &child);
-	const struct midwife m = {.registered = is_registered};
+	uint64_t work = 0;
+	const struct midwife m = {.registered = is_registered, .work = &work};
 	assert_int_equal(space_bear(&child, steps, steps->count, &m), 0);
 	assert_int_equal(child.out_pages, 0);
 	steps_unref(steps);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -12,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +26,7 @@ static int uffd = -1;
 static uint8_t *memory;
 static pid_t pid[CHILDREN];
 static int of_child[CHILDREN];
+static char exe[PATH_MAX];
 
 static void *fork_one(void *ret)
 {
@@ -57,6 +60,7 @@ static int setup(void **state)
 
 	(void)state;
 	alarm(HANGS_S);
+	exe[readlink("/proc/self/exe", exe, sizeof(exe) - 1)] = 0;
 	uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	close(device);
 	memory = mmap(NULL, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -90,18 +94,28 @@ static void it_is_found_among_its_like(void **state)
 	for (unsigned i = 0; i < 4 * CHILDREN; i++) {
 		unsigned which = i * 2 % CHILDREN;
 		pid_t found = 0;
-		int pidfd = owner_find(of_child[which], &found);
+		int pidfd = owner_find(of_child[which], i % 2 ? exe : NULL, &found);
 		assert_true(pidfd >= 0);
 		close(pidfd);
 		assert_int_equal(found, pid[which]);
 	}
 }
 
+static void it_is_not_another_executable(void **state)
+{
+	pid_t found = 0;
+
+	(void)state;
+	exe[strlen(exe) - 1]++;
+	assert_int_equal(owner_find(of_child[0], exe, &found), -ENOENT);
+	exe[strlen(exe) - 1]--;
+}
+
 /* What was registered before is registered as before, in all of them. */
 static void nothing_else_changes(void **state)
 {
 	pid_t found;
-	int pidfd = owner_find(of_child[1], &found);
+	int pidfd = owner_find(of_child[1], NULL, &found);
 
 	(void)state;
 	assert_true(pidfd >= 0);
@@ -122,7 +136,7 @@ static void one_that_has_ended_is_not_found(void **state)
 	waitpid(pid[1], NULL, 0);
 	while (uffd_alive(of_child[1]))
 		usleep(1000);
-	assert_true(owner_find(of_child[1], &found) < 0);
+	assert_true(owner_find(of_child[1], NULL, &found) < 0);
 	assert_int_equal(found, 0);
 }
 
@@ -135,6 +149,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(it_is_found_among_its_like),
+		T(it_is_not_another_executable),
 		T(nothing_else_changes),
 		T(one_that_has_ended_is_not_found),
 	};

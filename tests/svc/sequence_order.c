@@ -196,6 +196,26 @@ static void a_departure_passes_a_discard_of_what_it_brings(void **state)
 	assert_none(9);
 }
 
+/* Page 3 was free. Two pages arrive, at 3 and 4, and one is held up by what left 4; then they
+ * move on from 3: they came there, and that makes no room at 4. */
+static void what_arrived_and_moves_on_makes_no_room(void **state)
+{
+	(void)state;
+	put(4, 44);
+	put(5, 55);
+	put(6, 66);
+	take_remap(5, 3, 2);
+	take(UFFD_EVENT_UNMAP, 5, 2);
+	take_remap(3, 9, 1);
+	take(UFFD_EVENT_UNMAP, 3, 1);
+	assert_int_equal(applied, 0);
+	take(UFFD_EVENT_UNMAP, 4, 1);
+	assert_int_equal(applied, 5);
+	assert_has(9, 55);
+	assert_has(4, 66);
+	assert_none(3);
+}
+
 /* The fence is down: nothing else can come, as when the thread was killed. */
 static void what_waits_in_vain_is_applied_as_it_was_read(void **state)
 {
@@ -275,6 +295,7 @@ int main(void)
 		T(a_departure_passes_a_discard_of_what_arrived),
 		T(a_departure_passes_a_discard_of_that_and_more),
 		T(a_departure_passes_a_discard_of_what_it_brings),
+		T(what_arrived_and_moves_on_makes_no_room),
 		T(what_waits_in_vain_is_applied_as_it_was_read),
 		T(nothing_is_read_for_a_moment),
 		T(what_needs_no_order_is_read_on),
