@@ -173,7 +173,27 @@ static int check_pages(struct index *x, char why[STORE_WHY])
 	return r;
 }
 
-/* Its rows get checksums, so from here on it is what the old version left. */
+static int migrate(struct index *x, uint64_t version)
+{
+	static const struct {
+		uint64_t from;
+		const char *sql;
+	} steps[] = {
+#define X(from, sql) {from, sql},
+		INDEX_SQL_STEPS(X)
+#undef X
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && r == 0; i++)
+		if (version <= steps[i].from)
+			r = execute(x, steps[i].sql);
+	return r == 0 && version < INDEX_SQL_VERSION
+		       ? execute(x, "PRAGMA user_version = " INDEX_SQL_VALUE(INDEX_SQL_VERSION))
+		       : r;
+}
+
+/* Of version 1. Its rows get checksums, so from here on it is what the old version left. */
 static int bring_here(struct index *x, const struct index_segments *g)
 {
 	struct numbers *n = &x->next;
@@ -182,7 +202,7 @@ static int bring_here(struct index *x, const struct index_segments *g)
 	x->run = NULL;
 	int r = index_run_new(x->dirfd, g, &x->run);
 	if (r == 0)
-		r = execute(x, INDEX_SQL_FROM_1);
+		r = migrate(x, 1);
 	if (r == 0)
 		r = index_prepare(x);
 	if (r == 0)
@@ -229,13 +249,16 @@ static int check_run(struct index *x, const struct index_segments *g, char why[S
 }
 
 /* In a transaction. */
-static int check_all(struct index *x, const struct index_segments *g, bool old,
+static int check_all(struct index *x, const struct index_segments *g, uint64_t version,
 	index_leaf_fn *leaf, void *arg, char why[STORE_WHY])
 {
+	bool has_run = version > 1;
 	int r = check_pages(x, why);
 
+	if (r == 0 && has_run)
+		r = migrate(x, version);
 	if (r == 0)
-		r = old ? bring_here(x, g) : check_run(x, g, why);
+		r = has_run ? check_run(x, g, why) : bring_here(x, g);
 	return r == 0 ? index_read_all(x, leaf, arg, why) : r;
 }
 
@@ -261,11 +284,15 @@ static int adopt(struct index *x, const char *dir, const struct index_segments *
 		return -EPROTONOSUPPORT;
 	bool old = version < INDEX_SQL_VERSION;
 	if ((r = execute(x, old ? "BEGIN IMMEDIATE" : "BEGIN")) < 0 ||
-		(r = check_all(x, g, old, leaf, arg, why)) < 0)
+		(r = check_all(x, g, version, leaf, arg, why)) < 0)
 		return r;
 	r = execute(x, "COMMIT;" INDEX_SQL_TUNE);
 	if (r < 0)
 		return r;
+	/* So that the file's first bytes have the version (index_check); at the latest when its
+	 * readers let go of it. */
+	if (old)
+		(void)execute(x, "PRAGMA wal_checkpoint(PASSIVE)");
 	/* A reader that came upon the log before us may have the writer's lock for a moment. */
 	x->patient = true;
 	atomic_store_explicit(&x->run->commits, x->committed.commits, memory_order_release);

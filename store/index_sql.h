@@ -5,7 +5,12 @@
 
 /* As INDEX_SQL_CREATE has them; index_check knows an index by these. */
 #define INDEX_SQL_APPLICATION 0x4c726472 /* "Lrdr" */
-#define INDEX_SQL_VERSION     2		 /* of the schema */
+/* Of the schema. (A test defines a later one.) */
+#ifndef INDEX_SQL_VERSION
+#define INDEX_SQL_VERSION 2
+#endif
+#define INDEX_SQL_TEXT(x)  #x
+#define INDEX_SQL_VALUE(x) INDEX_SQL_TEXT(x)
 
 /* Pages of 8 KiB hold three full leaves; of 4 KiB, one, and a third of the page would be lost.
  * The file's first bytes have application and version at once, whenever a kill comes: before
@@ -16,8 +21,8 @@
 	"BEGIN;"                                                                               \
 	"PRAGMA auto_vacuum = INCREMENTAL;"                                                    \
 	"PRAGMA application_id = 0x4c726472;"                                                  \
-	"PRAGMA user_version = 2;"                                                             \
-	"COMMIT;"
+	"PRAGMA user_version = " INDEX_SQL_VALUE(INDEX_SQL_VERSION) ";"                        \
+								    "COMMIT;"
 
 /* Of each connection. The log is copied back every 128 pages (1 MiB), so it stays about that
  * long, and the cache is bounded, since all of this is memory. */
@@ -108,8 +113,15 @@
 	"  row_checksum('leaf', id, clock, pages, stored_bytes, entries) FROM leaf_1;"         \
 	"INSERT INTO block SELECT client, block, leaf,"                                        \
 	"  row_checksum('block', client, block, leaf) FROM block_1;"                           \
-	"DROP TABLE client_1; DROP TABLE leaf_1; DROP TABLE block_1;" INDEX_SQL_VIEWS          \
-	"PRAGMA user_version = 2;"
+	"DROP TABLE client_1; DROP TABLE leaf_1; DROP TABLE block_1;" INDEX_SQL_VIEWS
+
+/* X(version, text): what makes an index of this version one of the next, in the transaction in
+ * which it is opened. A step stays as it is once its version was released: what it makes is
+ * what the next one begins with. One that writes rows anew takes their checksums for what they
+ * are: rows that don't fit theirs must not fit afterwards. (A test defines another list.) */
+#ifndef INDEX_SQL_STEPS
+#define INDEX_SQL_STEPS(X) X(1, INDEX_SQL_FROM_1)
+#endif
 
 /* The columns that reading a block's row takes. */
 #define INDEX_SQL_BLOCK_COLUMNS                                                                \

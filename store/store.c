@@ -57,6 +57,16 @@ int store_new(struct store **ret, const struct store_options *opt)
 	return 0;
 }
 
+int store_check_version(const char *dir)
+{
+	int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = dirfd < 0 ? -errno : index_check(dirfd);
+
+	if (dirfd >= 0)
+		close(dirfd);
+	return r;
+}
+
 int store_identify(const struct store *s, struct index_segments *ret)
 {
 	return segments_identity(&s->segments, &ret->inode, &ret->born);

@@ -105,6 +105,10 @@ enum { STORE_WHY = 256 };
  * of them (index_open.c); no process of that run may be alive. */
 int store_reopen(struct store **ret, const struct store_options *opt, char why[STORE_WHY]);
 
+/* Is what is in dir of a version that store_reopen can read? Another process may be using it.
+ * Errors as store_open's. */
+int store_check_version(const char *dir);
+
 /* The files of the store in a directory, by device and inode, whether it is open or not.
  * Returns how many. */
 struct store_file {

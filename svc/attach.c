@@ -3,6 +3,7 @@
 #include "cleanup.h"
 #include "client.h"
 #include "closer.h"
+#include "fdstore.h"
 #include "join.h"
 #include "log.h"
 #include "message.h"
@@ -41,6 +42,7 @@ struct attachment {
 	int bell_read;	       /* owned: the agent's end of the doorbell, until it is sent */
 	struct link *link;     /* owned */
 	struct ucred peer;
+	uint16_t version; /* of the protocol, as it said; 0: nothing yet */
 	char user[64];
 	char exe[256];
 	char policy[64];
@@ -119,7 +121,8 @@ static bool may_attach(struct worker *w, struct attachment *a)
  * wake-up each. */
 static void refuse(struct attachment *a)
 {
-	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_REFUSED};
+	const struct message_head head = {
+		PROTOCOL_MAGIC, a->version ? a->version : PROTOCOL_OLDEST, MESSAGE_REFUSED};
 
 	/* Nothing else was sent to it, so there is room. */
 	send(a->socket, &head, sizeof(head), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -268,7 +271,7 @@ static int link_new(struct attachment *a)
 	if (l == MAP_FAILED)
 		return -errno;
 	l->head.magic = LINK_MAGIC;
-	l->head.version = LINK_VERSION;
+	l->head.version = a->version;
 	atomic_store(&l->head.accepted, LINK_PENDING);
 	a->link = l;
 	/* A pipe, of which we keep the writing end: flags that are ours alone, so that no
@@ -284,7 +287,7 @@ static int link_new(struct attachment *a)
 static int send_welcome(struct worker *w, const struct attachment *a)
 {
 	const struct message_welcome welcome = {
-		.head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, MESSAGE_WELCOME},
+		.head = {PROTOCOL_MAGIC, a->version, MESSAGE_WELCOME},
 		.bell_page = (uint32_t)(a->bell_at / LINK_PAGE)};
 	const int fds[WELCOME_FDS] = {[WELCOME_FD_DEVICE] = w->device,
 		[WELCOME_FD_LINK] = a->link_fd,
@@ -415,6 +418,7 @@ static void equip(
 {
 	c->pid = a->peer.pid;
 	c->uid = a->peer.uid;
+	c->protocol = a->version;
 	c->min_age_ms = a->min_age_ms;
 	c->brief_age_ms = a->brief_age_ms;
 	c->brief_key = a->brief_key;
@@ -500,16 +504,16 @@ sane:
 /* ---- READY of a forked child ---- */
 
 /* fd -1: none. */
-static int reply(int socket, enum message_type type, int fd)
+static int reply(int socket, uint16_t version, enum message_type type, int fd)
 {
-	const struct message_head head = {PROTOCOL_MAGIC, PROTOCOL_VERSION, (uint16_t)type};
+	const struct message_head head = {PROTOCOL_MAGIC, version, (uint16_t)type};
 	return message_send(socket, &head, sizeof(head), &fd, fd < 0 ? 0 : 1);
 }
 
 int attach_adopted(struct client *c)
 {
 	atomic_store(&c->link->head.accepted, LINK_ACCEPTED);
-	int r = reply(c->socket, MESSAGE_ADOPTED, c->uffd);
+	int r = reply(c->socket, c->protocol, MESSAGE_ADOPTED, c->uffd);
 	if (r == 0 && c->record)
 		atomic_store(&c->record->told, 1);
 	return r;
@@ -541,6 +545,7 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
+	fdstore_forget(c);
 	worker_watch_client(w, c);
 	/* A ring that was read before there was a link found nothing to look at. */
 	restorer_ring(w->restorer, c);
@@ -577,11 +582,11 @@ static int on_ready_to_join(
 	close(mem);
 	close(pagemap);
 	if (r == -EAGAIN)
-		return reply(a->socket, MESSAGE_AGAIN, -1);
+		return reply(a->socket, a->version, MESSAGE_AGAIN, -1);
 	if (r != -ENOENT)
 		return r;
 	a->bell_at = 0;
-	return reply(a->socket, MESSAGE_NONE, -1);
+	return reply(a->socket, a->version, MESSAGE_NONE, -1);
 }
 
 /* ---- messages ---- */
@@ -629,8 +634,12 @@ int attach_advance(struct worker *w, struct attachment *a)
 	if (r > 0) {
 		bool welcomed = a->link != NULL;
 		uint16_t type = m.body.head.type;
-		if (type == MESSAGE_HELLO && !welcomed && m.size == sizeof(m.body.hello) &&
-			m.fds == (m.body.hello.flags & HELLO_FORKED ? 1 : 0)) {
+		if (a->version == 0)
+			a->version = m.body.head.version;
+		if (m.body.head.version != a->version)
+			r = -EBADMSG;
+		else if (type == MESSAGE_HELLO && !welcomed && m.size == sizeof(m.body.hello) &&
+			 m.fds == (m.body.hello.flags & HELLO_FORKED ? 1 : 0)) {
 			r = m.fds ? identify_forked(a, steal_fd(&m.fd)) : 0;
 			if (r == 0)
 				r = on_hello(w, a, &m.body.hello);

@@ -118,7 +118,7 @@ static void publish(struct client *parent, struct client *child)
 	for (int i = 0; i < HELD_TAGS; i++)
 		if (child->space.held[i])
 			batch_follow(child->space.held[i], child);
-	atomic_fetch_add(&parent->events_fork, 1);
+	atomic_fetch_add(&client_counts(parent)->events_fork, 1);
 	worker_publish_client(parent->worker, child);
 }
 

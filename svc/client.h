@@ -13,6 +13,7 @@
 #define LARDER_CLIENT_H
 
 #include "control.h"
+#include "counters.h"
 #include "link.h"
 #include "pagemap.h"
 #include "process.h"
@@ -29,21 +30,6 @@ struct fault {
 	uint64_t read_ns; /* CLOCK_MONOTONIC when it was read */
 	bool write;
 };
-
-/* The counters of stats.h that only grow, and are counted where things happen. */
-#define CLIENT_COUNTERS(X)                                                                     \
-	X(faults)                                                                              \
-	X(zero_faults)                                                                         \
-	X(stall_us)                                                                            \
-	X(pages_evicted)                                                                       \
-	X(pages_restored)                                                                      \
-	X(move_refused)                                                                        \
-	X(orders_revoked)                                                                      \
-	X(events_fork)                                                                         \
-	X(events_remap)                                                                        \
-	X(events_remove)                                                                       \
-	X(events_unmap)                                                                        \
-	X(blocks_recovered)
 
 struct journal;
 struct replay;
@@ -91,6 +77,7 @@ struct client {
 	uint64_t pause_until_ns; /* CLOCK_MONOTONIC; nothing is read before, while they wait */
 	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
 	unsigned deferred_count;
+	uint16_t protocol;   /* that its shim speaks */
 	uint64_t clock;	     /* grows with each event and each order (rule 10) */
 	uint64_t next_fault; /* where a sequential reader would fault next, and how much it gets
 			      */
@@ -118,6 +105,7 @@ struct client {
 	 */
 	uint64_t ended_ms;
 	enum { KEPT_NOT, KEPT_HELD, KEPT_STUCK } kept; /* at the end (keep.h): the gate */
+	bool stored; /* the service manager has its userfaultfd (fdstore.h) */
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */
@@ -133,10 +121,26 @@ struct client {
 	bool left_out;		/* of the transaction that is under way */
 	uint64_t row_clock;	/* as of which its rows were written */
 
-#define X(name) _Atomic uint64_t name;
+	struct counter_slot *counted; /* borrowed; NULL: in the next */
+	struct client_counts counts;
+};
+
+/* Where what happens to it is counted. */
+static inline struct client_counts *client_counts(struct client *c)
+{
+	return c->counted ? &c->counted->sum : &c->counts;
+}
+/* What was, since there is this client. */
+static inline void client_counted(const struct client *c, struct client_counts *ret)
+{
+	const struct client_counts *sum = c->counted ? &c->counted->sum : &c->counts;
+
+#define X(name)                                                                                \
+	ret->name = atomic_load(&sum->name) -                                                  \
+		    (c->counted ? atomic_load(&c->counted->base.name) : 0);
 	CLIENT_COUNTERS(X)
 #undef X
-};
+}
 
 /* Never NULL: waits for memory, as a fork can't be refused. One reference, and no journal. */
 struct client *client_new(struct worker *w, uint64_t id, int uffd);

@@ -1,6 +1,7 @@
 #include "comeback.h"
 #include "cleanup.h"
 #include "closer.h"
+#include "fdstore.h"
 #include "journal.h"
 #include "kernel.h"
 #include "link.h"
@@ -36,7 +37,7 @@ struct fetched {
 };
 
 struct tally {
-	unsigned taken, ended, without_agent, lost;
+	unsigned taken, ended, without_agent, kept, lost;
 };
 
 /* ---- open ---- */
@@ -50,10 +51,19 @@ static bool agent_lives(const struct state_record *r)
 	return fd != -ESRCH;
 }
 
-static bool any_agent_lives(const struct state *s)
+/* Of a child without an agent: the very descriptor, or -1. */
+static int kept_fd(const struct state_record *r, const struct fdstore *kept)
+{
+	int fd = atomic_load(&r->joined) ? -1 : fdstore_find(kept, atomic_load(&r->id));
+
+	return fd >= 0 && descriptor_inode(fd) == r->uffd_inode && uffd_is_one(fd) ? fd : -1;
+}
+
+static bool any_lives(const struct state *s, const struct fdstore *kept)
 {
 	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
-		if (agent_lives(&s->record[i]))
+		if (agent_lives(&s->record[i]) || (atomic_load(&s->record[i].id) != 0 &&
+							  kept_fd(&s->record[i], kept) >= 0))
 			return true;
 	return false;
 }
@@ -86,12 +96,13 @@ static int open_new(struct state **ret, const char *dir)
 	return r;
 }
 
-int comeback_open(struct state **ret, const char *dir, bool mounted, bool *ret_left)
+int comeback_open(struct state **ret, const char *dir, bool mounted, const struct fdstore *kept,
+	bool *ret_left)
 {
 	struct state *s;
 	int r = open_left(&s, dir);
 
-	if (r == 0 && any_agent_lives(s)) {
+	if (r == 0 && any_lives(s, kept)) {
 		atomic_store(&s->numbers_gone, 1);
 		atomic_store(&s->ending, 0);
 		atomic_store(&s->kept, 0);
@@ -401,17 +412,30 @@ static void count(const struct state_record *r, int e, struct tally *t)
 			(int)r->pid, r->exe, (int)r->agent_pid, strerror(-e));
 }
 
-static int fetch_record(struct state_record *r, int dead, struct tally *t)
+static int fetch_child(
+	struct state_record *r, int dead, const struct fdstore *kept, struct tally *t)
+{
+	int fd = kept_fd(r, kept);
+
+	if (fd < 0) {
+		t->without_agent++;
+		return bury(r, dead);
+	}
+	t->kept++;
+	r->uffd = fd;
+	return 0;
+}
+
+static int fetch_record(
+	struct state_record *r, int dead, const struct fdstore *kept, struct tally *t)
 {
 	struct fetched f;
 #define X(name) f.name = -1;
 	STATE_FDS(X)
 #undef X
 
-	if (!atomic_load(&r->joined)) {
-		t->without_agent++;
-		return bury(r, dead);
-	}
+	if (!atomic_load(&r->joined))
+		return fetch_child(r, dead, kept, t);
 	int e = fetch_client(r, &f);
 	if (e < 0)
 		drop(&f);
@@ -555,7 +579,18 @@ static bool has_record(void *arg, uint64_t id)
 	return false;
 }
 
-static int fetch_all(struct state *s, const char *dir, int dead, struct tally *t)
+static bool is_taken(void *arg, uint64_t id, int fd)
+{
+	const struct state *s = arg;
+
+	for (uint32_t i = 0; i < atomic_load(&s->top); i++)
+		if (atomic_load(&s->record[i].id) == id)
+			return s->record[i].uffd == fd;
+	return false;
+}
+
+static int fetch_all(
+	struct state *s, const char *dir, int dead, const struct fdstore *kept, struct tally *t)
 {
 	int e = 0;
 
@@ -567,15 +602,15 @@ static int fetch_all(struct state *s, const char *dir, int dead, struct tally *t
 			e = bury_children(s, &s->record[i], dead);
 	for (uint32_t i = 0; i < atomic_load(&s->top) && e == 0; i++)
 		if (atomic_load(&s->record[i].id) != 0)
-			e = fetch_record(&s->record[i], dead, t);
+			e = fetch_record(&s->record[i], dead, kept, t);
 	return e;
 }
 
-int comeback_fetch(struct state *s, const char *dir, int device)
+int comeback_fetch(struct state *s, const char *dir, int device, struct fdstore *kept)
 {
 	struct tally t = {0};
 	_cleanup_fd_ int dead = make_dead(device);
-	int e = dead < 0 ? dead : fetch_all(s, dir, dead, &t);
+	int e = dead < 0 ? dead : fetch_all(s, dir, dead, kept, &t);
 
 	if (e < 0) {
 		log_error(
@@ -584,11 +619,16 @@ int comeback_fetch(struct state *s, const char *dir, int device)
 		return e;
 	}
 	journal_remove_others(dir, has_record, s);
+	fdstore_drop_others(kept, is_taken, s);
 	atomic_store(&s->numbers_gone, 0);
 	log_info(
 		"an earlier larderd is gone: %u of its programs are taken over, %u have ended, "
 		"%u can't be",
 		t.taken, t.ended, t.lost);
+	if (t.kept > 0)
+		log_info("%u of their children had no agent, and were kept by the service "
+			 "manager",
+			t.kept);
 	if (t.without_agent > 0)
 		log_warn("%u of their children had no agent: those that live read zeros where "
 			 "their memory was out",

@@ -9,9 +9,12 @@
  *   open    the table, when one of its clients' agents lives
  *   fetch   for each client, what its agent keeps; the journal, by name
  *
- * Who has no agent any more gets a userfaultfd without memory, which answers as that of a
- * program that has just ended: rows, journals and children then take the same way as ever. So
- * do FORKs that no worker had applied: their descriptors are gone, and the children with them.
+ * Of a child without an agent, the service manager may have kept the userfaultfd (fdstore.h).
+ *
+ * Who has no agent any more, and no kept one, gets a userfaultfd without memory, which answers
+ * as that of a program that has just ended: rows, journals and children then take the same way
+ * as ever. So do FORKs that no worker had applied: their descriptors are gone, and the children
+ * with them.
  *
  * Why the service goes to the agents, and they don't come: an agent may open and send nothing
  * (agent.c), for whoever takes a program over can write to its stack. A list of system calls
@@ -26,19 +29,23 @@
 
 #include <stdbool.h>
 
+struct fdstore;
 struct state;
 
 /* The table in dir, the store's directory. *ret_left: an earlier service left it, and it has
- * clients that can be taken over; else it is new, and journals of earlier ones are removed.
- * mounted: the tmpfs was mounted just now. Negative errno: it said why, and left all as it was.
+ * clients that can be taken over, from their agents or from what was kept; else it is new, and
+ * journals of earlier ones are removed. mounted: the tmpfs was mounted just now. Negative
+ * errno: it said why, and left all as it was.
  */
-int comeback_open(struct state **ret, const char *dir, bool mounted, bool *ret_left);
+int comeback_open(struct state **ret, const char *dir, bool mounted, const struct fdstore *kept,
+	bool *ret_left);
 
 /* The numbers of descriptors in the table are not this service's, or were not all fetched. */
 void comeback_forget_numbers(struct state *s);
-/* Fetches them, before any thread runs. device: /dev/userfaultfd. 0, or negative errno, which
- * it logged: nothing is lost, and another worker may try again. */
-int comeback_fetch(struct state *s, const char *dir, int device);
+/* Fetches them, before any thread runs. device: /dev/userfaultfd. kept: those of children
+ * without an agent; it is empty afterwards. 0, or negative errno, which it logged: nothing is
+ * lost, and another worker may try again. */
+int comeback_fetch(struct state *s, const char *dir, int device, struct fdstore *kept);
 
 /* The end of a service that has given everything back: nothing of it stays. */
 void comeback_close(struct state *s, const char *dir);

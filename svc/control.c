@@ -10,6 +10,7 @@
 #include "release.h"
 #include "restorer.h"
 #include "settings.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -85,10 +86,12 @@ static uint64_t oldest_fault_ms(const struct client *c)
 
 static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
 {
+	struct client_counts counts;
 	struct terms terms;
 
 	memset(s, 0, sizeof(*s));
-#define X(name) s->name = atomic_load(&c->name);
+	client_counted(c, &counts);
+#define X(name) s->name = counts.name;
 	CLIENT_COUNTERS(X)
 #undef X
 	s->resident_bytes = resident_bytes(c);
@@ -212,7 +215,8 @@ static uint64_t allocated_bytes(int fd)
 	return fd >= 0 && fstat(fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
 }
 
-static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret_links)
+static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret_links,
+	struct client_counts *ret_counts)
 {
 	struct client **client;
 	size_t count;
@@ -232,11 +236,8 @@ static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret
 			s->oldest_fault_ms = oldest;
 		if (atomic_load(&c->pending))
 			worker_retry_later(w, c, 1);
-		s->faults += atomic_load(&c->faults);
-		s->pages_evicted += atomic_load(&c->pages_evicted);
-		s->pages_restored += atomic_load(&c->pages_restored);
-		s->events += atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
-			     atomic_load(&c->events_remove) + atomic_load(&c->events_unmap);
+		if (!c->counted)
+			counters_add(ret_counts, &c->counts);
 		*ret_links += allocated_bytes(c->link_fd);
 		client_unref(c);
 	}
@@ -247,13 +248,15 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 {
 	struct store_stats st;
 	struct histogram_sum latency;
+	struct client_counts counts;
 	uint64_t links = 0;
 
 	memset(s, 0, sizeof(*s));
+	memset(&counts, 0, sizeof(counts));
 	memset(&latency, 0, sizeof(latency));
 	store_stats(w->store, &st);
 	readers_latency(w->readers, &latency);
-	sum_clients(w, s, &links);
+	sum_clients(w, s, &links, &counts);
 	s->stopping = restorer_releases(w->restorer);
 	s->uptime_s = (worker_now_ms() - w->started_ms) / 1000;
 	/* A page that forked children share counts once, as its memory would. */
@@ -277,22 +280,22 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	X(lz4, CODEC_LZ4)
 	X(zstd, CODEC_ZSTD)
 #undef X
-	s->scrub_pages = atomic_load(&w->scrub_pages);
-	s->scrub_damaged = atomic_load(&w->scrub_damaged);
-	s->scrub_rounds = atomic_load(&w->scrub_rounds);
-	s->pages_recompressed = atomic_load(&w->pages_recompressed);
-	s->recompress_left = atomic_load(&w->recompress_left);
-	s->recompress_cpu_us = atomic_load(&w->recompress_cpu_us);
-	s->faults += atomic_load(&w->past_faults);
-	s->pages_evicted += atomic_load(&w->past_evicted);
-	s->pages_restored += atomic_load(&w->past_restored);
-	s->events += atomic_load(&w->past_events);
+#define X(name) s->name = atomic_load(&worker_counts(w)->name);
+	WORKER_COUNTERS(X)
+#undef X
+	counters_add_up(w->counters, &counts);
+	counters_add(&counts, &w->slotless);
+	s->faults = counts.faults;
+	s->pages_evicted = counts.pages_evicted;
+	s->pages_restored = counts.pages_restored;
+	s->events = counts.events_fork + counts.events_remap + counts.events_remove +
+		    counts.events_unmap;
 	s->fault_p50_us = histogram_percentile(&latency, 50);
 	s->fault_p99_us = histogram_percentile(&latency, 99);
 	s->fault_max_us = latency.max_us;
 	trouble_ages(w, s->trouble_ms);
-	s->corrupt_pages = atomic_load(&w->corrupt_pages);
-	s->readers_replaced = readers_replaced(w->readers);
+	s->upgrades = atomic_load(&w->state->upgrades);
+	s->pause_ms = atomic_load(&w->state->idle_ms);
 }
 
 /* ---- orders ---- */
@@ -319,10 +322,11 @@ int control_release(struct worker *w, uint64_t id, struct release_result *ret)
 		return -ESRCH;
 	r = pager_init(&pager, w);
 	if (r == 0) {
-		uint64_t before = atomic_load(&c->pages_restored);
+		uint64_t before = atomic_load(&client_counts(c)->pages_restored);
 		r = release_client(&pager, c);
 		if (r == 0)
-			ret->restored_pages = atomic_load(&c->pages_restored) - before;
+			ret->restored_pages =
+				atomic_load(&client_counts(c)->pages_restored) - before;
 		pager_done(&pager);
 	}
 	client_unref(c);

@@ -123,7 +123,7 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	hold(c, b, tag, &done);
 	point(POINT_held);
 	res->shared_pages += done.busy_pages;
-	atomic_fetch_add(&c->move_refused, done.busy_pages);
+	atomic_fetch_add(&client_counts(c)->move_refused, done.busy_pages);
 	return done.error == -EAGAIN || done.error == -ETIME ? done.error : 0;
 }
 
@@ -389,7 +389,7 @@ static int store_batch(
 	}
 	res->moved_pages += packed;
 	res->failed_pages += b->count - packed;
-	atomic_fetch_add(&b->owner->pages_evicted, packed);
+	atomic_fetch_add(&client_counts(b->owner)->pages_evicted, packed);
 	return r;
 }
 

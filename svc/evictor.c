@@ -64,8 +64,9 @@ struct evictor {
 	struct job *first;
 	size_t ended_count; /* programs that ended since their rows were looked at last */
 	bool forget_now, house_now;
-	bool evicting; /* a job is at hand */
-	bool ended;    /* nothing is evicted any more */
+	bool evicting;	   /* a job is at hand */
+	bool ended;	   /* nothing is evicted any more */
+	bool leaves, left; /* for another worker; all is written */
 	bool stop;
 };
 
@@ -181,6 +182,14 @@ static bool ended(struct evictor *e)
 {
 	pthread_mutex_lock(&e->lock);
 	bool is = e->ended || e->stop;
+	pthread_mutex_unlock(&e->lock);
+	return is;
+}
+
+static bool leaves(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool is = e->leaves;
 	pthread_mutex_unlock(&e->lock);
 	return is;
 }
@@ -309,6 +318,8 @@ static const char *error_text(int r)
 /* Why nothing is taken from this client at all, or NULL. */
 static const char *left_alone(struct evictor *e, const struct client *c)
 {
+	if (leaves(e))
+		return "another version of the service takes over; give the order again";
 	if (ended(e))
 		return "the service is ending, and gives everything back";
 	if (e->worker->no_eviction)
@@ -363,6 +374,8 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 		trouble_set(e->worker, TROUBLE_STORE, true);
 	if (r == -ENOSPC)
 		quota_store_full(e->worker, res->why, sizeof(res->why));
+	else if (r == 0 && ended(e))
+		snprintf(res->why, sizeof(res->why), "%s", left_alone(e, c));
 	else
 		snprintf(res->why, sizeof(res->why), "%s",
 			r == -EDQUOT ? v.no_room : error_text(r));
@@ -423,6 +436,17 @@ static bool is_asked(struct evictor *e)
 	return any;
 }
 
+/* Orders that are left are answered with the reason why nothing is taken. */
+static void leave_when_written(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool now = e->leaves && !e->left && !e->first && !e->house_now;
+	e->left |= now;
+	pthread_mutex_unlock(&e->lock);
+	if (now)
+		worker_kick(e->worker);
+}
+
 static void idle(struct evictor *e)
 {
 	housekeeping_if_due(e);
@@ -454,6 +478,7 @@ static void *evictor_main(void *arg)
 			pthread_cond_broadcast(&e->finished);
 			pthread_mutex_unlock(&e->lock);
 		}
+		leave_when_written(e);
 	}
 	pager_leave_thread(&e->pager);
 	return NULL;
@@ -507,6 +532,22 @@ void evictor_end_evictions(struct evictor *e)
 	pthread_mutex_lock(&e->lock);
 	e->ended = true;
 	pthread_mutex_unlock(&e->lock);
+}
+
+void evictor_leave(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->leaves = e->ended = e->house_now = true;
+	pthread_cond_signal(&e->work);
+	pthread_mutex_unlock(&e->lock);
+}
+
+bool evictor_has_left(struct evictor *e)
+{
+	pthread_mutex_lock(&e->lock);
+	bool left = e->left;
+	pthread_mutex_unlock(&e->lock);
+	return left;
 }
 
 bool evictor_is_evicting(struct evictor *e)

@@ -18,6 +18,10 @@ int evictor_evict(struct evictor *e, struct client *c, struct evict_result *ret)
 /* None begins any more, and one that is under way stops at its next block; the index and the
  * store are kept in order as ever. Any thread; never blocks. */
 void evictor_end_evictions(struct evictor *e);
+/* The same, for a worker that leaves (upgrade.h): when all that can be written is in the rows,
+ * the worker is kicked. Programs are served as ever, and rows written when they are due. */
+void evictor_leave(struct evictor *e);
+bool evictor_has_left(struct evictor *e);
 /* False: nothing is registered or moved by it, and will not be once they have ended. */
 bool evictor_is_evicting(struct evictor *e);
 

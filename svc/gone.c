@@ -3,6 +3,7 @@
 #include "birth.h"
 #include "cleanup.h"
 #include "evictor.h"
+#include "fdstore.h"
 #include "log.h"
 #include "maps.h"
 #include "order.h"
@@ -30,6 +31,7 @@ static void drop_client(struct worker *w, struct client *c)
 	if (c->pidfd >= 0)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->pidfd, NULL);
 	readers_remove(w->readers, c);
+	fdstore_forget(c);
 
 	/* First: whoever finds its leaves dead finds it there, and its rows go with theirs. */
 	worker_table_end(w, c);
@@ -43,12 +45,8 @@ static void drop_client(struct worker *w, struct client *c)
 	space_init(&c->space, &w->graveyard);
 	atomic_store(&c->dropped, true);
 	pthread_mutex_unlock(&c->gate);
-	atomic_fetch_add(&w->past_faults, atomic_load(&c->faults));
-	atomic_fetch_add(&w->past_evicted, atomic_load(&c->pages_evicted));
-	atomic_fetch_add(&w->past_restored, atomic_load(&c->pages_restored));
-	atomic_fetch_add(&w->past_events,
-		atomic_load(&c->events_fork) + atomic_load(&c->events_remap) +
-			atomic_load(&c->events_remove) + atomic_load(&c->events_unmap));
+	if (!c->counted)
+		counters_add(w->counters ? &w->counters->slotless : &w->slotless, &c->counts);
 	if (c->brief_key)
 		brief_ended(&w->brief, c->brief_key,
 			worker_now_ms() - c->born_ms < c->brief_age_ms, worker_now_ms());
@@ -146,6 +144,7 @@ bool gone_sweep(struct worker *w)
 				end_if_execed(c);
 			else if (!searched)
 				searched = name_failed(c);
+			fdstore_sweep(c);
 		}
 		pulse_end();
 		client_unref(c);

@@ -133,8 +133,14 @@ void handshakes_advance(struct handshakes *h, uint64_t id)
 void handshakes_tick(struct handshakes *h)
 {
 	end_silent(h);
-	if (h->deaf)
+	if (h->deaf && !h->paused)
 		listen_again(h, true);
+}
+
+void handshakes_pause(struct handshakes *h)
+{
+	h->paused = true;
+	listen_again(h, false);
 }
 
 void handshakes_close(struct handshakes *h)

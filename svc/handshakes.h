@@ -25,6 +25,7 @@ struct handshakes {
 	size_t count;
 	uint64_t next_id;
 	bool deaf;   /* the attach socket isn't listened to */
+	bool paused; /* the same, and the tick doesn't change that */
 	bool closed; /* for good */
 };
 
@@ -34,6 +35,8 @@ void handshakes_accept(struct handshakes *h);
 void handshakes_advance(struct handshakes *h, uint64_t id);
 /* Each second, while there are any: ends silent ones, and listens again. */
 void handshakes_tick(struct handshakes *h);
+/* Those that are under way go on, and who comes now waits in the listen queue. */
+void handshakes_pause(struct handshakes *h);
 /* Nobody is taken over any more, and who asks runs on as without a service. */
 void handshakes_close(struct handshakes *h);
 

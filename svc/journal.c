@@ -233,6 +233,42 @@ void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t i
 		closedir(d);
 }
 
+/* 0, or what keeps it from being read. One that is gone by now is nobody's. */
+static int look_at_version(const char *dir, uint64_t id)
+{
+	char path[600];
+	uint64_t magic;
+
+	path_of(path, sizeof(path), dir, id);
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	ssize_t n = pread(fd, &magic, sizeof(magic), 0);
+	/* One that is being made is zeros, and will be what whoever makes it can. */
+	return n == sizeof(magic) && magic != 0 && magic != MAGIC ? -EPROTONOSUPPORT : 0;
+}
+
+int journal_check_all(const char *dir, char *why, size_t size)
+{
+	DIR *d = opendir(dir);
+	int r = d ? 0 : -errno;
+
+	for (struct dirent *e; d && r == 0 && (e = readdir(d));) {
+		char *end;
+		if (strncmp(e->d_name, NAME, strlen(NAME)) != 0)
+			continue;
+		uint64_t id = strtoull(e->d_name + strlen(NAME), &end, 10);
+		r = *end == '\0' ? look_at_version(dir, id) : 0;
+		if (r < 0)
+			snprintf(why, size, "%s: %s", e->d_name,
+				r == -EPROTONOSUPPORT ? "it is of another version of Larder"
+						      : strerror(-r));
+	}
+	if (d)
+		closedir(d);
+	return r;
+}
+
 /* ---- another worker's ---- */
 
 /* What the kernel had written when the worker died has no sum yet. */

@@ -104,6 +104,8 @@ int journal_new(struct journal **ret, const char *dir, uint64_t id);
  * `why` tells in words. */
 enum { JOURNAL_WHY = 160 };
 int journal_open(const char *dir, uint64_t id, char why[JOURNAL_WHY]);
+/* Are all that are in dir of this version? -EPROTONOSUPPORT: one isn't, and `why` names it. */
+int journal_check_all(const char *dir, char *why, size_t size);
 void journal_remove(const char *dir, uint64_t id); /* dir NULL is fine */
 /* Of files whose client `wanted` doesn't want; NULL: all. */
 void journal_remove_others(const char *dir, bool (*wanted)(void *arg, uint64_t id), void *arg);

@@ -2,6 +2,7 @@
 #include "cleanup.h"
 #include "log.h"
 #include "notify.h"
+#include "upgrade.h"
 #include "watchdog.h"
 
 #include <errno.h>
@@ -38,8 +39,18 @@ static void take_signals(sigset_t *set)
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGINT);
 	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGUSR2);
 	sigaddset(set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, set, NULL);
+}
+
+void keeper_block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 static pid_t start_worker(int (*work)(void *arg, bool again), void *arg, bool again)
@@ -59,7 +70,8 @@ static pid_t start_worker(int (*work)(void *arg, bool again), void *arg, bool ag
 
 /* What the keeper has between two signals. */
 struct watch {
-	struct pulses *pulses; /* borrowed */
+	struct pulses *pulses;	 /* borrowed */
+	struct upgrade *upgrade; /* borrowed */
 	struct watchdog watchdog;
 	int notify_fd; /* borrowed */
 	unsigned alive_ms;
@@ -113,12 +125,15 @@ static unsigned pause_of(const struct watch *w)
 	return w->alive_ms > 0 && w->alive_ms < ms ? w->alive_ms : ms;
 }
 
-static void pass_on(pid_t worker, struct state *state, int signal)
+static void pass_on(struct watch *w, pid_t worker, struct state *state, int signal)
 {
 	/* For the next one, should this one die before it has heard of it. */
 	uint32_t none = 0;
-	if (signal != SIGHUP)
+
+	if (signal != SIGHUP) {
+		upgrade_cancel(w->upgrade);
 		atomic_compare_exchange_strong(&state->ending, &none, state->end_by_signal);
+	}
 	kill(worker, signal);
 }
 
@@ -135,8 +150,11 @@ static int wait_for_end(pid_t pid, struct state *state, const sigset_t *set, str
 		const struct timespec pause = {
 			.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
 		int signal = sigtimedwait(set, NULL, &pause);
-		if (signal > 0 && signal != SIGCHLD)
-			pass_on(pid, state, signal);
+		if (signal == SIGUSR2)
+			upgrade_ask(w->upgrade, now_ms());
+		else if (signal > 0 && signal != SIGCHLD)
+			pass_on(w, pid, state, signal);
+		upgrade_look(w->upgrade, pid, now_ms());
 		say_alive(w);
 		end_if_hangs(w, pid);
 	}
@@ -163,23 +181,48 @@ static unsigned longer(unsigned pause_ms)
 	return ms < PAUSE_MAX_MS ? ms : PAUSE_MAX_MS;
 }
 
-int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
-	int (*work)(void *arg, bool again), void *arg)
+static bool has_left(int status)
 {
-	struct watch watch = {
-		.pulses = pulses, .notify_fd = notify_fd, .alive_ms = notify_alive_ms()};
+	return WIFEXITED(status) && WEXITSTATUS(status) == WORKER_LEAVES;
+}
+
+/* One worker's life: its status. */
+static int run_worker(struct watch *w, struct state *state, const sigset_t *set,
+	int (*work)(void *arg, bool again), void *arg, bool again)
+{
+	atomic_store(&state->serves_since_ms, 0);
+	pulse_clear(w->pulses);
+	w->watchdog = (struct watchdog){0};
+	pid_t pid = start_worker(work, arg, again);
+	int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, set, w);
+	uint64_t since = atomic_load(&state->serves_since_ms);
+	/* One that didn't serve changes nothing, and one that left has said when. */
+	if (since != 0 && !has_left(status))
+		atomic_store(&state->idle_since_ms, now_ms());
+	upgrade_worker_ended(w->upgrade, since != 0, now_ms());
+	return status;
+}
+
+int keeper_run(struct state *state, struct pulses *pulses, struct upgrade *upgrade,
+	int notify_fd, bool again, int (*work)(void *arg, bool again), void *arg)
+{
+	struct watch watch = {.pulses = pulses,
+		.upgrade = upgrade,
+		.notify_fd = notify_fd,
+		.alive_ms = notify_alive_ms()};
 	sigset_t set;
 	unsigned pause_ms = 0;
 
 	take_signals(&set);
-	for (bool again = false;; again = true) {
-		atomic_store(&state->serves_since_ms, 0);
-		pulse_clear(pulses);
-		watch.watchdog = (struct watchdog){0};
-		pid_t pid = start_worker(work, arg, again);
-		int status = pid < 0 ? 1 << 8 : wait_for_end(pid, state, &set, &watch);
-		if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || !state_any(state)))
+	for (;; again = true) {
+		int status = run_worker(&watch, state, &set, work, arg, again);
+		if (WIFEXITED(status) && !has_left(status) &&
+			(WEXITSTATUS(status) == 0 || !state_any(state)))
 			return WEXITSTATUS(status);
+		upgrade_exec(upgrade);
+		/* It left, and the upgrade was called off, or can't be. */
+		if (has_left(status))
+			continue;
 		uint64_t since = atomic_load(&state->serves_since_ms);
 		pause_ms = since != 0 && now_ms() - since >= SERVED_MS ? 0 : longer(pause_ms);
 		say(status, pause_ms);

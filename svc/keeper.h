@@ -9,12 +9,17 @@
 #include "state.h"
 
 struct pulses;
+struct upgrade;
 
 /* work(arg, again) is what a worker runs, in a process of its own; it returns the exit code.
- * again: one before it has died. Returns when a worker ended by itself, with its code; but
- * while the state has clients, a worker that fails is followed by another, and so is one that
- * hangs (watchdog.h). SIGTERM, SIGINT and SIGHUP are passed on. notify_fd: notify_open's. */
-int keeper_run(struct state *state, struct pulses *pulses, int notify_fd,
-	int (*work)(void *arg, bool again), void *arg);
+ * again: one before it has died, or left (upgrade.h). Returns when a worker ended by itself,
+ * with its code; but while the state has clients, a worker that fails is followed by another,
+ * and so is one that hangs (watchdog.h). SIGTERM, SIGINT and SIGHUP are passed on; SIGUSR2 is
+ * the upgrade's, which may not return. notify_fd: notify_open's. */
+int keeper_run(struct state *state, struct pulses *pulses, struct upgrade *upgrade,
+	int notify_fd, bool again, int (*work)(void *arg, bool again), void *arg);
+
+/* Before anything else, so that none of these ends a process that is just beginning. */
+void keeper_block_signals(void);
 
 #endif

@@ -1,6 +1,7 @@
 /* larderd: options, the kernel's fitness, then the worker. */
 #include "cleanup.h"
 #include "comeback.h"
+#include "fdstore.h"
 #include "kernel.h"
 #include "keeper.h"
 #include "log.h"
@@ -12,6 +13,8 @@
 #include "runtime.h"
 #include "self.h"
 #include "shadow.h"
+#include "state.h"
+#include "upgrade.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -28,7 +31,7 @@
 
 #define DEFAULT_RUNTIME_DIR "/run/larder"
 
-enum { OPTION_DUMP_CONFIG = 256 }; /* above the letters */
+enum { OPTION_DUMP_CONFIG = 256, OPTION_CHECK_TAKEOVER }; /* above the letters */
 
 /* The parser, --help and the test of larderd(8) come from this. */
 static const struct row {
@@ -43,6 +46,8 @@ static const struct row {
 	{'d', "debug", NULL, "log more"},
 	{OPTION_DUMP_CONFIG, "dump-config", NULL,
 		"print every setting as a larder.conf, and end"},
+	{OPTION_CHECK_TAKEOVER, "check-takeover", NULL,
+		"can it take over from the larderd that runs? (exit code 76: yes)"},
 	{'h', "help", NULL, "this text"},
 	{'v', "version", NULL, "print the version"},
 };
@@ -62,7 +67,8 @@ static void usage(FILE *f)
 		fprintf(f, "  %s%-18s  %s\n", letter, left, rows[i].help);
 	}
 	fputs("\nStays in the foreground and logs to stderr. SIGHUP reads the settings again; "
-	      "SIGTERM\ngives every page back and ends. Needs root.\n",
+	      "SIGTERM\ngives every page back and ends; SIGUSR2 has the larderd that is "
+	      "installed now take\nover in place. Needs root.\n",
 		f);
 }
 
@@ -95,7 +101,7 @@ static void ask_for_short_slices(void)
 		log_debug("sched_setattr: %s", strerror(errno));
 }
 
-static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump)
+static int parse(int argc, char **argv, struct worker_options *o, int *ret_what)
 {
 	struct option option[ROWS + 1];
 	char letters[ROWS * 2 + 1];
@@ -117,7 +123,8 @@ static int parse(int argc, char **argv, struct worker_options *o, bool *ret_dump
 			log_setup(LOG_DEBUG);
 			break;
 		case OPTION_DUMP_CONFIG:
-			*ret_dump = true;
+		case OPTION_CHECK_TAKEOVER:
+			*ret_what = c;
 			break;
 		case 'h':
 			usage(stdout);
@@ -184,7 +191,13 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	r = runtime_open(rt, o->runtime_dir, settings_store_limit(c));
 	config_free(c);
 	if (r == 0)
-		r = comeback_open(&o->state, rt->store, rt->mounted, &rt->left);
+		r = comeback_open(&o->state, rt->store, rt->mounted, o->kept, &rt->left);
+	if (r == 0 && !rt->left)
+		fdstore_drop_others(o->kept, NULL, NULL); /* of nobody any more */
+	if (r == 0)
+		o->counters = counters_open(rt->store, rt->left);
+	if (o->counters)
+		o->counters->started_ms = worker_now_ms();
 	/* Anybody may knock: who may attach or ask is decided by who knocks. */
 	if (r == 0)
 		r = o->stats_fd =
@@ -195,29 +208,94 @@ static int open_runtime(struct runtime *rt, struct worker_options *o)
 	return r < 0 ? r : 0;
 }
 
-static int serve(struct worker_options *o)
+/* What another larderd has left to this one. */
+static int take_over(struct runtime *rt, struct worker_options *o, const struct handover *h)
+{
+	char why[STATE_WHY];
+
+	if ((size_t)snprintf(rt->store, sizeof(rt->store), "%s/store", o->runtime_dir) >=
+		sizeof(rt->store))
+		return -ENAMETOOLONG;
+	int r = state_load(&o->state, rt->store, why);
+	if (r < 0) {
+		log_error("%s/" STATE_FILE ": %s", rt->store, why[0] ? why : strerror(-r));
+		return r;
+	}
+	o->counters = counters_open(rt->store, true);
+	rt->lock_fd = h->lock;
+	rt->mounted = o->state->mounted;
+	o->attach_fd = h->attach;
+	o->stats_fd = h->stats;
+	o->notify_fd = h->notify;
+	o->before_fd = h->before;
+	atomic_fetch_add(&o->state->upgrades, 1);
+	point(POINT_upgrade_taken);
+	return 0;
+}
+
+/* taken: handover_take's. */
+static int begin(
+	struct runtime *rt, struct worker_options *o, const struct handover *h, int taken)
+{
+	int r = taken ? take_over(rt, o, h) : open_runtime(rt, o);
+
+	if (r == 0 && !taken)
+		o->notify_fd = notify_open();
+	return r;
+}
+
+static int serve(struct worker_options *o, const struct handover *h, int taken, char **argv)
 {
 	struct runtime rt = {.lock_fd = -1};
+	struct upgrade upgrade;
 	int code = EXIT_FAILURE;
 
 	o->runtime = &rt;
 	struct pulses *pulses = pulse_new();
 	if (!pulses) {
 		log_error("what the worker's threads are at: %s", strerror(errno));
-	} else if (open_runtime(&rt, o) == 0) {
+	} else if (begin(&rt, o, h, taken) == 0) {
 		o->state->end_by_signal = o->keep ? WORKER_KEEPS : WORKER_RESTORES;
 		shadow_begin();
 		pulse_use(pulses); /* the workers', which are forked from here */
-		o->notify_fd = notify_open();
-		code = keeper_run(o->state, pulses, o->notify_fd, work, o);
+		upgrade_init(&upgrade, o, h, argv);
+		code = keeper_run(o->state, pulses, &upgrade, o->notify_fd, taken > 0, work, o);
 		rt.left = atomic_load(&o->state->kept) != 0;
 		rt.mounted = o->state->mounted;
+	} else if (taken) {
+		upgrade_exec_before(h, argv);
 	}
+	if (!rt.left)
+		counters_close(o->counters, rt.store);
 	if (o->state && !rt.left)
 		comeback_close(o->state, rt.store);
 	/* Its mapping holds the file system. */
 	runtime_close(&rt);
 	return code;
+}
+
+/* What is asked of the kernel. False: it can't be had, and it said so. */
+static bool prepare(struct worker_options *o, const struct handover *h, int taken)
+{
+	/* Other people's pages pass through our memory. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	o->device = taken ? h->device : open_device();
+	if (o->device < 0)
+		return false;
+	o->no_eviction = probe_kernel(o->device);
+	if (o->no_eviction)
+		log_error("nothing will be evicted: %s", o->no_eviction);
+	ask_for_short_slices();
+	self_prepare();
+	return true;
+}
+
+/* Options that do something else, and end. */
+static int do_else(int what, const struct worker_options *o)
+{
+	if (what == OPTION_CHECK_TAKEOVER)
+		return upgrade_check(o);
+	return dump_config(o->config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
@@ -226,11 +304,20 @@ int main(int argc, char **argv)
 		.device = -1,
 		.attach_fd = -1,
 		.stats_fd = -1,
-		.notify_fd = -1};
-	bool dump = false;
+		.notify_fd = -1,
+		.before_fd = -1};
+	struct handover h;
+	struct fdstore kept;
+	int what = 0;
 
+	keeper_block_signals();
 	log_setup(LOG_INFO);
-	if (parse(argc, argv, &o, &dump) < 0) {
+	int taken = handover_take(&h);
+	if (taken < 0) {
+		log_error("LARDER_HANDOVER is set, and not for this process");
+		return 2;
+	}
+	if (parse(argc, argv, &o, &what) < 0) {
 		usage(stderr);
 		return 2;
 	}
@@ -239,17 +326,15 @@ int main(int argc, char **argv)
 		log_error("%s", message);
 		return 2;
 	}
-	if (dump)
-		return dump_config(o.config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
-	/* Other people's pages pass through our memory. */
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	o.device = open_device();
-	if (o.device < 0)
-		return EXIT_FAILURE;
-	o.no_eviction = probe_kernel(o.device);
-	if (o.no_eviction)
-		log_error("nothing will be evicted: %s", o.no_eviction);
-	ask_for_short_slices();
-	self_prepare();
-	return serve(&o);
+	if (what)
+		return do_else(what, &o);
+	fdstore_take(&kept);
+	o.kept = &kept;
+	if (taken)
+		point(POINT_upgrade_begun);
+	if (prepare(&o, &h, taken))
+		return serve(&o, &h, taken, argv);
+	if (taken)
+		upgrade_exec_before(&h, argv);
+	return EXIT_FAILURE;
 }

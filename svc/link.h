@@ -9,7 +9,8 @@
  * One memfd a client, made, sealed against resizing and filled by the service, and dropped to
  * nothing (hole-punched) when no eviction is under way. The layout is ABI between a shim that a
  * long-running program loaded months ago and a newer service: fields are only added, in the
- * reserved space, and LINK_VERSION grows only with an incompatible change.
+ * reserved space, and the version, which is that of the handshake that made it (protocol.h),
+ * grows only with an incompatible change.
  *
  * One order is outstanding at a time (DESIGN rule 2: posted only when the agent is idle), so
  * the order ring and the completion ring are one entry each.
@@ -26,12 +27,14 @@
 #ifndef LARDER_LINK_H
 #define LARDER_LINK_H
 
+#include "protocol.h"
+
 #include <assert.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
 enum {
-	LINK_VERSION = 1,
+	LINK_VERSION = PROTOCOL_VERSION,
 	LINK_SLOTS = 512, /* one 2 MiB block: a huge page moves in one order */
 	LINK_REQUESTS = 32,
 	LINK_PAGE = 4096,

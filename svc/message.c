@@ -56,7 +56,10 @@ int message_receive(int socket_fd, struct message *m)
 	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
 		m->size < (ssize_t)sizeof(m->body.head) || m->body.head.magic != PROTOCOL_MAGIC)
 		return -EBADMSG;
-	return m->body.head.version == PROTOCOL_VERSION ? 1 : -EPROTONOSUPPORT;
+	return m->body.head.version >= PROTOCOL_OLDEST &&
+			       m->body.head.version <= PROTOCOL_VERSION
+		       ? 1
+		       : -EPROTONOSUPPORT;
 }
 
 int message_send(int socket_fd, const void *body, size_t size, const int *fds, unsigned count)

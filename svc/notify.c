@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The service manager's socket. False: there is none. */
@@ -93,4 +94,64 @@ unsigned notify_alive_ms(void)
 void notify_alive(int fd)
 {
 	say(fd, "WATCHDOG=1\n");
+}
+
+void notify_reloading(int fd)
+{
+	struct timespec t;
+	char text[100];
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu\n",
+		(unsigned long long)t.tv_sec * 1000000 + (unsigned long long)t.tv_nsec / 1000);
+	say(fd, text);
+}
+
+void notify_ready_again(int fd)
+{
+	say(fd, "READY=1\n");
+}
+
+bool notify_can(void)
+{
+	struct sockaddr_un addr;
+	socklen_t length;
+
+	return find_socket(&addr, &length);
+}
+
+bool notify_store(const char *name, int fd)
+{
+	struct sockaddr_un addr;
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)),
+			     .cmsg_level = SOL_SOCKET,
+			     .cmsg_type = SCM_RIGHTS}};
+	char text[200];
+	int n = snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=%s\nFDPOLL=0\n", name);
+	struct iovec iov = {text, (size_t)n};
+	struct msghdr msg = {.msg_name = &addr,
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control)};
+
+	_cleanup_fd_ int socket_fd = notify_open();
+	if (socket_fd < 0 || !find_socket(&addr, &msg.msg_namelen))
+		return false;
+	memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	if (sendmsg(socket_fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == n)
+		return true;
+	log_debug("NOTIFY_SOCKET: %s: %s", name, strerror(errno));
+	return false;
+}
+
+void notify_store_remove(const char *name)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=%s\n", name);
+	notify(text);
 }

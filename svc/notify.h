@@ -4,6 +4,8 @@
 #ifndef LARDER_NOTIFY_H
 #define LARDER_NOTIFY_H
 
+#include <stdbool.h>
+
 void notify_ready(void);
 void notify_stopping(const char *status);
 void notify_status(const char *status); /* a line for people */
@@ -13,5 +15,15 @@ unsigned notify_alive_ms(void);
 /* For notify_alive: what it says needs no descriptor then but this one; -1: nobody listens. */
 int notify_open(void);
 void notify_alive(int fd);
+/* Another binary is to take over, and that nothing came of it. fd: the same. */
+void notify_reloading(int fd);
+void notify_ready_again(int fd);
+
+/* Is there one? */
+bool notify_can(void);
+/* It keeps this descriptor under that name, and gives it to the next process that it starts.
+ * False: it wasn't told. */
+bool notify_store(const char *name, int fd);
+void notify_store_remove(const char *name);
 
 #endif

@@ -172,7 +172,7 @@ static int revoke_order(
 
 	order_close(c); /* from here on a late MOVE fails */
 	point(POINT_revoked);
-	atomic_fetch_add(&c->orders_revoked, 1);
+	atomic_fetch_add(&client_counts(c)->orders_revoked, 1);
 	r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, here);
 	if (r < 0)
 		return r;

@@ -101,7 +101,7 @@ void pager_service(struct pager *p, struct client *c)
 static void stop_client(struct client *c, uint64_t addr)
 {
 	c->failed = true;
-	atomic_fetch_add(&c->worker->corrupt_pages, 1);
+	atomic_fetch_add(&worker_counts(c->worker)->corrupt_pages, 1);
 	log_error("client %d (%s): page 0x%llx can't be restored exactly: its blob is damaged; "
 		  "rather than shown something else, the client %s",
 		(int)c->pid, c->exe, (unsigned long long)addr,
@@ -194,13 +194,13 @@ int pager_restore(
 	point(POINT_copied);
 	if (r == -EEXIST) {
 		/* It is there, though recorded as out. What the client has, wins (rule 10). */
-		atomic_fetch_add(&c->blocks_recovered, 1);
+		atomic_fetch_add(&client_counts(c)->blocks_recovered, 1);
 		made_resident(c, addr + done, PAGE_SIZE);
 		uffd_wake(c->uffd, addr + done, PAGE_SIZE);
 		r = 0;
 	}
 	made_resident(c, addr, done);
-	atomic_fetch_add(&c->pages_restored, done / PAGE_SIZE);
+	atomic_fetch_add(&client_counts(c)->pages_restored, done / PAGE_SIZE);
 	*ret_pages = (unsigned)(done / PAGE_SIZE);
 	return done > 0 ? 0 : r;
 }
@@ -256,7 +256,7 @@ static int answer_zeros(struct client *c, const struct fault *f, unsigned *ret_p
 		return *ret_pages = 1, 0;
 	}
 	made_resident(c, f->addr, done);
-	atomic_fetch_add(&c->zero_faults, 1);
+	atomic_fetch_add(&client_counts(c)->zero_faults, 1);
 	*ret_pages = (unsigned)(done / PAGE_SIZE);
 	return done > 0 ? 0 : r;
 }
@@ -291,8 +291,8 @@ static int answer(struct pager *p, struct client *c, const struct fault *f)
 	c->next_fault = f->addr + c->window * PAGE_SIZE;
 	uint64_t ns = worker_now_ns() - f->read_ns;
 	histogram_add(&p->latency, ns);
-	atomic_fetch_add(&c->faults, 1);
-	atomic_fetch_add(&c->stall_us, (ns + 500) / 1000);
+	atomic_fetch_add(&client_counts(c)->faults, 1);
+	atomic_fetch_add(&client_counts(c)->stall_us, (ns + 500) / 1000);
 	return 0;
 }
 
@@ -330,19 +330,19 @@ void pager_apply(struct client *c, const struct uffd_msg *m)
 	case UFFD_EVENT_REMAP:
 		point(POINT_remap);
 		space_remap(&c->space, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-		atomic_fetch_add(&c->events_remap, 1);
+		atomic_fetch_add(&client_counts(c)->events_remap, 1);
 		point(POINT_remapped);
 		break;
 	case UFFD_EVENT_REMOVE:
 		point(POINT_remove);
 		space_remove(&c->space, m->arg.remove.start, m->arg.remove.end);
-		atomic_fetch_add(&c->events_remove, 1);
+		atomic_fetch_add(&client_counts(c)->events_remove, 1);
 		point(POINT_removed);
 		break;
 	case UFFD_EVENT_UNMAP:
 		point(POINT_unmap);
 		space_unmap(&c->space, m->arg.remove.start, m->arg.remove.end);
-		atomic_fetch_add(&c->events_unmap, 1);
+		atomic_fetch_add(&client_counts(c)->events_unmap, 1);
 		point(POINT_unmapped);
 		break;
 	default:

@@ -81,6 +81,7 @@
 	X(fork_recorded, "the child is on record, the journal doesn't say whose it is")        \
 	X(fork_told, "the journal says whose it is")                                           \
 	X(fork_copied, "the child has its parent's pages, and nobody looks after it")          \
+	X(kept, "the service manager has a child's userfaultfd, nobody looks after the child") \
 	X(forked, "a FORK was applied")                                                        \
 	X(apply, "an event was applied")                                                       \
 	X(waits, "an event was read that waits for another")                                   \
@@ -136,6 +137,16 @@
 	X(goodbye, "a client was told that the service ends")                                  \
 	X(closing, "no client is on record, the store is there")                               \
 	X(closed, "the store is removed")                                                      \
+	/* an upgrade in place: of the keeper, but for leave_* */                              \
+	X(upgrade, "it was asked for, nothing was looked at")                                  \
+	X(upgrade_checked, "the other binary can take over, the worker doesn't know")          \
+	X(leave, "the worker was told to leave")                                               \
+	X(leave_flushed, "its rows are written, it serves")                                    \
+	X(leave_now, "it accepts nobody, and is about to end")                                 \
+	X(upgrade_alone, "the worker is gone, nothing is executed")                            \
+	X(upgrade_open, "descriptors outlive an exec from now on")                             \
+	X(upgrade_begun, "the other binary runs, and has looked at nothing")                   \
+	X(upgrade_taken, "it has the state, and no worker yet")                                \
 	/* recovery */                                                                         \
 	X(recover, "strange descriptors were closed, the store isn't open")                    \
 	X(recover_store, "the store is open")                                                  \

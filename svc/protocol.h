@@ -27,7 +27,14 @@
 #include <stdint.h>
 
 #define PROTOCOL_MAGIC 0x5244524cu /* "LRDR" */
-enum { PROTOCOL_VERSION = 1, PROTOCOL_POLICY_MAX = 64 };
+/* Whoever connects speaks in the lowest version that has what it needs, and is answered in it,
+ * for as long as it lives: the service knows all from the oldest on. It grows with a change
+ * that an older peer would misread, and so does the link's, which is the same number (link.h).
+ * (A test defines others.) */
+#ifndef PROTOCOL_VERSION
+#define PROTOCOL_VERSION 1
+#endif
+enum { PROTOCOL_OLDEST = 1, PROTOCOL_POLICY_MAX = 64 };
 
 /* A program that may have less address space or data than this is left alone: the shim's few
  * MiB would be felt (rule 11). */

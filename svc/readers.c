@@ -55,7 +55,6 @@ struct readers {
 	int timer_fd;	       /* owned; in every lane's epoll: faults wait to be tried again */
 	_Atomic unsigned busy; /* readers at clients that aren't replaced */
 	_Atomic bool watching;
-	_Atomic uint64_t replacements;
 	pthread_t watch;
 	bool watch_started;
 	pthread_mutex_t lock;
@@ -267,7 +266,7 @@ static void replace(struct readers *all, struct reader *stuck)
 		return;
 	}
 	if (atomic_compare_exchange_strong(&stuck->turn, &turn, turn | REPLACED)) {
-		atomic_fetch_add(&all->replacements, 1);
+		atomic_fetch_add(&worker_counts(all->worker)->readers_replaced, 1);
 		log_debug("readers: one is stuck at a client, and is replaced");
 	} else {
 		atomic_fetch_or(&next->turn, REPLACED); /* it got on in this moment */
@@ -496,5 +495,5 @@ unsigned readers_stuck(struct readers *all)
 
 uint64_t readers_replaced(const struct readers *all)
 {
-	return atomic_load(&all->replacements);
+	return atomic_load(&worker_counts(all->worker)->readers_replaced);
 }

@@ -98,9 +98,9 @@ static bool find_due(struct pager *p, struct client *c, struct repack_batch *b, 
 
 static void count(struct worker *w, const struct repack_batch *b)
 {
-	atomic_fetch_add(&w->pages_recompressed, b->done);
-	atomic_fetch_add(&w->recompress_left, b->left);
-	atomic_fetch_add(&w->recompress_cpu_us, b->cpu_ns / 1000);
+	atomic_fetch_add(&worker_counts(w)->pages_recompressed, b->done);
+	atomic_fetch_add(&worker_counts(w)->recompress_left, b->left);
+	atomic_fetch_add(&worker_counts(w)->recompress_cpu_us, b->cpu_ns / 1000);
 	/* A full store is told where it matters, by evictions. */
 	if (b->error == -EBADMSG)
 		log_error("recompression: a page's blob is damaged; it is left as it is, and "

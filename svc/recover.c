@@ -155,12 +155,16 @@ static void take_client(struct worker *w, struct state_record *from)
 		c->agent_pid = from->agent_pid;
 		c->staging = from->staging;
 		c->bell = from->bell;
+		c->protocol = from->protocol ? (uint16_t)from->protocol : 1;
 		map_link(c);
 	}
+	/* It may be, and if so it is to be forgotten. */
+	c->stored = true;
 	take_journal(c, from->journal); /* what it says names the client */
 	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
 				: atomic_load(&from->released) ? CLIENT_RELEASED
 							       : CLIENT_MANAGED);
+	worker_count_client(w, c);
 	worker_table_add(w, c);
 }
 

@@ -91,7 +91,8 @@ struct turn {
 static int release_slice(struct pager *p, struct client *c, struct turn *ret)
 {
 	int managed = CLIENT_MANAGED;
-	uint64_t before = atomic_load(&c->pages_restored), room = room_for_slice(p->worker);
+	uint64_t before = atomic_load(&client_counts(c)->pages_restored),
+		 room = room_for_slice(p->worker);
 
 	/* An eviction that is under way stops at the next block. */
 	if (atomic_compare_exchange_strong(&c->state, &managed, CLIENT_RELEASED) && c->record) {
@@ -100,7 +101,7 @@ static int release_slice(struct pager *p, struct client *c, struct turn *ret)
 		point(POINT_released);
 	}
 	int r = give_back_some(p, c, room, SLICE_MS);
-	ret->bytes = (atomic_load(&c->pages_restored) - before) * PAGE_SIZE;
+	ret->bytes = (atomic_load(&client_counts(c)->pages_restored) - before) * PAGE_SIZE;
 	ret->no_room = r == -EDQUOT && room < SLICE_BYTES;
 	return r == -EDQUOT ? -EAGAIN : r;
 }

@@ -96,7 +96,7 @@ static void tell(struct scrub *s, struct client *c, uint64_t addr, blob_t blob)
 		return;
 	if (s->known_count < SCRUB_KNOWN)
 		s->known[s->known_count++] = blob;
-	atomic_fetch_add(&c->worker->scrub_damaged, 1);
+	atomic_fetch_add(&worker_counts(c->worker)->scrub_damaged, 1);
 	log_error("scrub: client %d (%s): page 0x%llx: its blob %u is damaged; it stays as it "
 		  "is, "
 		  "and the client is stopped when it touches the page",
@@ -126,7 +126,7 @@ static void look_at(
 			forget(s, some->blob[i]);
 		store_unref(store, some->blob[i]);
 	}
-	atomic_fetch_add(&p->worker->scrub_pages, some->count);
+	atomic_fetch_add(&worker_counts(p->worker)->scrub_pages, some->count);
 	point(POINT_scrubbed);
 }
 
@@ -147,7 +147,7 @@ static uint64_t rest_ms(struct worker *w, unsigned pages, uint64_t period)
 static void end_round(struct scrub *s, struct worker *w)
 {
 	s->client = s->number = s->page = 0;
-	atomic_fetch_add(&w->scrub_rounds, 1);
+	atomic_fetch_add(&worker_counts(w)->scrub_rounds, 1);
 }
 
 /* Between two rounds. False: not yet. */

@@ -17,6 +17,8 @@ enum {
 	/* So many records get their memory at once: in a full file system, a write to what has
 	 * none would be a signal. */
 	GROWTH = 64,
+	/* A record is filled in a microsecond, by who may lose the processor meanwhile. */
+	CHANGE_MS = 200,
 };
 
 /* How a struct state begins. */
@@ -134,6 +136,17 @@ static int look_at_file(int fd, char why[STATE_WHY])
 	return 0;
 }
 
+/* One that is being changed is as it should be a moment later. */
+static bool becomes_whole(const struct state_record *r)
+{
+	for (unsigned i = 0; i < CHANGE_MS; i++) {
+		if (atomic_load(&r->id) == 0 || is_whole(r))
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
 static int look_at_records(const struct state *s, char why[STATE_WHY])
 {
 	uint32_t top = atomic_load(&s->top);
@@ -142,7 +155,7 @@ static int look_at_records(const struct state *s, char why[STATE_WHY])
 		return bad(why, -EBADMSG, "its head is damaged");
 	for (uint32_t i = 0; i < top; i++) {
 		uint64_t id = atomic_load(&s->record[i].id);
-		if (id == 0 || is_whole(&s->record[i]))
+		if (id == 0 || becomes_whole(&s->record[i]))
 			continue;
 		snprintf(why, STATE_WHY, "record %u, of client %llu, is damaged", i,
 			(unsigned long long)id);
@@ -175,6 +188,16 @@ int state_load(struct state **ret, const char *dir, char why[STATE_WHY])
 	}
 	*ret = s;
 	return 0;
+}
+
+int state_check(const char *dir, char why[STATE_WHY])
+{
+	struct state *s;
+	int r = state_load(&s, dir, why);
+
+	if (r == 0)
+		state_unmap(s);
+	return r;
 }
 
 void state_unmap(struct state *s)

@@ -53,7 +53,8 @@ struct state_record {
 	uint64_t birth_check; /* of id, parent, family */
 	/* From here on what an agent brought. */
 	int32_t pid, agent_pid;
-	uint32_t uid, reserved;
+	uint32_t uid;
+	uint32_t protocol; /* that its shim speaks; 0: 1 */
 	/* Inode numbers, which no other file or process of this boot has: of both processes (by
 	 * their pidfds), and of what the agent keeps open. */
 	uint64_t pid_inode, agent_inode, uffd_inode, link_inode, doorbell_inode;
@@ -78,7 +79,10 @@ struct state {
 	uint32_t spare;
 	/* Ids up to here were given out. Journals name children by them that are gone. */
 	_Atomic uint64_t last_id;
-	char pad[512 - 56];
+	/* CLOCK_MONOTONIC: since when nobody serves; 0: never so. For how long that was. */
+	_Atomic uint64_t idle_since_ms, idle_ms;
+	_Atomic uint64_t upgrades; /* how often another larderd took over in place */
+	char pad[512 - 80];
 	struct state_record record[STATE_RECORDS];
 };
 
@@ -89,6 +93,9 @@ int state_new(struct state **ret, const char *dir);
  * damaged; -EPROTONOSUPPORT: another version's: `why` tells in words, and it stays as it is. */
 int state_load(struct state **ret, const char *dir, char why[STATE_WHY]);
 void state_unmap(struct state *s);
+/* Could state_load? Of a table that a service uses meanwhile. As state_load, and leaves
+ * nothing. */
+int state_check(const char *dir, char why[STATE_WHY]);
 
 /* A copy of r in the table, counted once it is whole. NULL: STATE_RECORDS clients are there, or
  * the file system has no room for one more. One call at a time. */

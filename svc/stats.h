@@ -47,7 +47,9 @@
 	X(scrub_pages, counter, "cold pages looked at, whether they can still be unpacked")    \
 	X(scrub_damaged, counter, "of these, damaged ones: their programs will be stopped")    \
 	X(scrub_rounds, counter, "how often all were looked at")                               \
-	X(readers_replaced, counter, "fault threads stuck at a client, and replaced")
+	X(readers_replaced, counter, "fault threads stuck at a client, and replaced")          \
+	X(upgrades, counter, "how often another larderd took over in place")                   \
+	X(pause_ms, gauge, "for how long nobody was served, when that was so last")
 
 #define CLIENT_STATS(X)                                                                        \
 	X(managed_bytes, gauge, "memory registered with us")                                   \

@@ -1,8 +1,10 @@
 #include "worker.h"
 #include "attach.h"
+#include "cleanup.h"
 #include "closer.h"
 #include "comeback.h"
 #include "evictor.h"
+#include "fdstore.h"
 #include "gone.h"
 #include "handshakes.h"
 #include "http.h"
@@ -20,6 +22,7 @@
 #include "runtime.h"
 #include "settings.h"
 #include "state.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -36,6 +39,9 @@ enum {
 	/* Forked children have no pidfd: whether they live is asked. Also the retry for clients
 	 * whose agent takes a moment to follow its program. */
 	SWEEP_S = 1,
+	/* A worker that leaves lets those get through who are at it, while others wait in the
+	 * queue: less than a shim waits for its answer. */
+	LEAVE_MAX_MS = 200,
 };
 
 struct loop {
@@ -43,6 +49,8 @@ struct loop {
 	struct handshakes handshakes;
 	enum worker_end ending; /* told to, and at it */
 	bool stop;
+	bool leaving;		 /* for another binary (upgrade.h) */
+	uint64_t leave_until_ms; /* nobody is accepted any more; 0: not yet */
 };
 
 uint64_t worker_now_ns(void)
@@ -85,6 +93,7 @@ int worker_watch(struct worker *w, int fd, enum worker_source kind, uint64_t id)
 
 void worker_publish_client(struct worker *w, struct client *c)
 {
+	fdstore_begin(w, c);
 	client_ref(c); /* once in the table, it can be dropped at any moment */
 	worker_table_add(w, c);
 	if (!w->readers) { /* they come when all is taken over (recover.h) */
@@ -142,9 +151,52 @@ static void say_it_goes_on(struct worker *w)
 		(unsigned long long)left.clients, pace_text(left.bytes, bytes));
 }
 
+/* ---- another binary takes over ---- */
+
+static void begin_leave(struct loop *l)
+{
+	if (l->ending || l->leaving)
+		return;
+	l->leaving = true;
+	point(POINT_leave);
+	evictor_leave(l->w->evictor);
+}
+
+/* The next one finds what one finds whose worker was killed, but for nobody's handshake being
+ * cut off. Who begins one meanwhile waits in the queue. */
+static void leave_when_done(struct loop *l)
+{
+	uint64_t now = worker_now_ms();
+
+	if (!l->leaving || !evictor_has_left(l->w->evictor))
+		return;
+	if (l->leave_until_ms == 0) {
+		point(POINT_leave_flushed);
+		handshakes_pause(&l->handshakes);
+		l->leave_until_ms = now + LEAVE_MAX_MS;
+	}
+	if (l->handshakes.count > 0 && now < l->leave_until_ms)
+		return;
+	point(POINT_leave_now);
+	atomic_store(&l->w->state->idle_since_ms, worker_now_ms());
+	_exit(WORKER_LEAVES);
+}
+
+/* For epoll_wait. */
+static int pause_of(const struct loop *l)
+{
+	uint64_t now = worker_now_ms();
+
+	if (l->leave_until_ms == 0)
+		return -1;
+	return now < l->leave_until_ms ? (int)(l->leave_until_ms - now) : 0;
+}
+
 /* Faults are answered and programs looked after until the restorer is done. */
 static void begin_end(struct loop *l, enum worker_end how)
 {
+	l->leaving = false;
+	l->leave_until_ms = 0;
 	if (l->ending) {
 		say_it_goes_on(l->w);
 		return;
@@ -184,6 +236,12 @@ static void on_signal(struct loop *l)
 	char message[512];
 
 	while (read(l->w->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGUSR2) {
+			/* From somebody who meant the keeper: systemctl kill, to all. */
+			if ((pid_t)info.ssi_pid == getppid())
+				begin_leave(l);
+			continue;
+		}
 		if (info.ssi_signo != SIGHUP) {
 			begin_end(l, l->w->keep ? WORKER_KEEPS : WORKER_RESTORES);
 			continue;
@@ -249,7 +307,8 @@ static void loop_run(struct worker *w)
 	if (atomic_load(&w->state->ending))
 		begin_end(&l, (enum worker_end)atomic_load(&w->state->ending));
 	while (!l.stop) {
-		int n = epoll_wait(w->epoll_fd, event, EVENTS, -1);
+		leave_when_done(&l);
+		int n = epoll_wait(w->epoll_fd, event, EVENTS, pause_of(&l));
 		for (int i = 0; i < n; i++) {
 			pulse_begin();
 			dispatch(&l, event[i].data.u64);
@@ -276,6 +335,7 @@ static int open_loop(struct worker *w)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR2);
 	/* Before any thread starts, so that all inherit it. */
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -370,8 +430,10 @@ static void worker_close(struct worker *w)
 	evictor_free(w->evictor);
 	restorer_stop(w->restorer);
 	readers_stop(w->readers);
-	for (size_t i = 0; i < w->client_count; i++)
+	for (size_t i = 0; i < w->client_count; i++) {
+		fdstore_forget(w->client[i]);
 		client_unref(w->client[i]);
+	}
 	for (size_t i = 0; i < w->ended_count; i++)
 		client_unref(w->ended[i]);
 	free(w->client);
@@ -408,8 +470,9 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	w->device = o->device;
 	w->attach_fd = o->attach_fd;
 	w->state = o->state;
+	w->counters = o->counters;
 	w->epoll_fd = w->signal_fd = w->kick_fd = w->timer_fd = w->meminfo_fd = -1;
-	w->started_ms = worker_now_ms();
+	w->started_ms = o->counters ? o->counters->started_ms : worker_now_ms();
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_mutex_init(&w->reload_lock, NULL);
 	pthread_mutex_init(&w->config_lock, NULL);
@@ -421,10 +484,20 @@ static void close_strangers(const struct worker_options *o)
 {
 	if (atomic_load(&o->state->numbers_gone))
 		comeback_forget_numbers(o->state);
-	const int keep[] = {
-		o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd, o->notify_fd};
+	const int fixed[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd,
+		o->notify_fd, o->before_fd};
+	const unsigned count = sizeof(fixed) / sizeof(fixed[0]);
+	/* Later they are their clients', and numbers that may be others'. */
+	unsigned kept = atomic_load(&o->state->numbers_gone) ? o->kept->count : 0;
+	_cleanup_free_ int *keep = NULL;
 
-	recover_close_strangers(o->state, keep, sizeof(keep) / sizeof(keep[0]));
+	while (!(keep = malloc((count + kept) * sizeof(*keep))))
+		pulse_wait_for_memory();
+	memcpy(keep, fixed, sizeof(fixed));
+	for (unsigned i = 0; i < kept; i++)
+		keep[count + i] = o->kept->item[i].fd;
+
+	recover_close_strangers(o->state, keep, count + kept);
 }
 
 static void open_meminfo(struct worker *w)
@@ -437,6 +510,18 @@ static void open_meminfo(struct worker *w)
 			strerror(-fd));
 	else
 		w->meminfo_fd = fd;
+}
+
+/* For how long programs had to wait. */
+static void say_ready(const struct worker_options *o)
+{
+	uint64_t now = worker_now_ms(), since = atomic_load(&o->state->idle_since_ms);
+
+	log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+	if (!o->again || since == 0)
+		return;
+	atomic_store(&o->state->idle_ms, now - since);
+	log_info("nobody was served for %llu ms", (unsigned long long)(now - since));
 }
 
 int worker_run(const struct worker_options *o)
@@ -461,7 +546,7 @@ int worker_run(const struct worker_options *o)
 	if (r == 0)
 		r = open_loop(&w);
 	if (r == 0 && atomic_load(&o->state->numbers_gone))
-		r = comeback_fetch(o->state, w.store_dir, w.device);
+		r = comeback_fetch(o->state, w.store_dir, w.device, o->kept);
 	if (r == 0 && o->again)
 		point(POINT_recover_store);
 	if (r == 0 && o->again)
@@ -478,7 +563,7 @@ int worker_run(const struct worker_options *o)
 		if (o->again)
 			point(POINT_recover_serves);
 		atomic_store(&o->state->serves_since_ms, worker_now_ms());
-		log_info("larderd " LARDER_VERSION ": ready at %s", o->runtime_dir);
+		say_ready(o);
 		notify_ready();
 		loop_run(&w);
 		log_info("larderd: every page is given back");

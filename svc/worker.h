@@ -14,6 +14,7 @@
 #include "brief.h"
 #include "client.h"
 #include "control.h"
+#include "counters.h"
 #include "histogram.h"
 #include "qsbr.h"
 #include "space.h"
@@ -41,10 +42,13 @@ struct worker_options {
 	int device; /* /dev/userfaultfd */
 	int attach_fd, stats_fd;
 	int notify_fd; /* the keeper's alone; -1 = none */
+	int before_fd; /* the same: the binary before this one (upgrade.h) */
 	const struct runtime *runtime;
 	struct state *state;
-	bool again; /* another worker was here before, and died */
-	bool keep;  /* a signal to end is WORKER_KEEPS */
+	struct counters *counters; /* NULL: they can't be kept */
+	struct fdstore *kept;	   /* what the service manager had kept */
+	bool again;		   /* another worker was here before, and died */
+	bool keep;		   /* a signal to end is WORKER_KEEPS */
 };
 
 /* How the service ends; as numbers in state.ending. */
@@ -62,6 +66,8 @@ struct worker {
 	int meminfo_fd;				    /* owned; -1: unknown */
 	struct state *state;			    /* borrowed; records: under the lock */
 	uint64_t started_ms;
+	uint64_t kept_second; /* fdstore.h; under the lock */
+	unsigned kept_count;
 	uint64_t baseline_bytes;
 
 	struct store *store; /* owned */
@@ -96,12 +102,16 @@ struct worker {
 	_Atomic int end;    /* enum worker_end: as it was told to */
 
 	struct troubles troubles;
-	_Atomic uint64_t corrupt_pages;
-	_Atomic uint64_t scrub_pages, scrub_damaged, scrub_rounds;
-	_Atomic uint64_t pages_recompressed, recompress_left, recompress_cpu_us;
-	/* Of clients that are gone. */
-	_Atomic uint64_t past_faults, past_evicted, past_restored, past_events;
+	struct counters *counters; /* borrowed from the keeper; NULL: all is in the next two */
+	struct worker_counts counts;
+	struct client_counts slotless; /* of clients that are gone */
 };
+
+/* Where it is counted. */
+static inline struct worker_counts *worker_counts(struct worker *w)
+{
+	return w->counters ? &w->counters->worker : &w->counts;
+}
 
 uint64_t worker_now_ns(void); /* CLOCK_MONOTONIC */
 uint64_t worker_now_ms(void);
@@ -140,6 +150,9 @@ void worker_publish_client(struct worker *w, struct client *c);
 /* It is found by another worker, should this one die, with what it has by now. Again when an
  * agent has brought more. */
 void worker_record_client(struct worker *w, struct client *c);
+/* What happens to a client that has a record is counted where that outlives this worker. Nobody
+ * else sees it yet. */
+void worker_count_client(struct worker *w, struct client *c);
 /* Its agent and its process, as far as it has them. */
 void worker_watch_client(struct worker *w, struct client *c);
 /* References to all clients; *ret is the caller's: client_unref each, free. */

@@ -22,6 +22,16 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	return c;
 }
 
+void worker_count_client(struct worker *w, struct client *c)
+{
+	uint32_t number = c->record ? (uint32_t)(c->record - w->state->record) : 0;
+	struct counter_slot *s = c->record ? counters_claim(w->counters, number, c->id) : NULL;
+
+	if (s)
+		counters_add(&s->sum, &c->counts); /* until now */
+	c->counted = s;
+}
+
 void worker_record_client(struct worker *w, struct client *c)
 {
 	struct state_record r = {.parent = c->parent,
@@ -29,6 +39,7 @@ void worker_record_client(struct worker *w, struct client *c)
 		.pid = c->pid,
 		.agent_pid = c->agent_pid,
 		.uid = c->uid,
+		.protocol = c->protocol,
 		.journal = c->journal ? journal_fd(c->journal) : -1,
 		.staging = c->staging,
 		.bell = c->bell,
@@ -48,10 +59,12 @@ void worker_record_client(struct worker *w, struct client *c)
 	STATE_FDS(X)
 #undef X
 	pthread_mutex_lock(&w->lock);
-	if (c->record)
+	if (c->record) {
 		state_join(c->record, &r);
-	else
+	} else {
 		c->record = state_add(w->state, &r);
+		worker_count_client(w, c);
+	}
 	pthread_mutex_unlock(&w->lock);
 	if (!c->record)
 		log_warn("client %llu (%s): there are too many; should the service crash, it "

@@ -13,6 +13,7 @@ started=()     # pids of programs to end with the test
 at_exit=()     # commands for the end, when those have ended
 client_pid=''  # what client_start started last
 larderd_in=()  # a command that executes larderd; empty: nothing has to
+larderd=$build/svc/larderd # what is started
 
 fail() {
 	echo "FAIL: $*" >&2
@@ -81,7 +82,7 @@ memory_is() {
 # larderd_start CONFIG: starts it with that text as its configuration. It is ready on return.
 larderd_start() {
 	printf '%s\n' "$1" >"$work/larder.conf"
-	"${larderd_in[@]}" "$build/svc/larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
+	"${larderd_in[@]}" "$larderd" --config "$work/larder.conf" --runtime-dir "$LARDER_RUNTIME_DIR" \
 		2>>"$work/larderd.log" </dev/null &
 	service=$!
 	wait_for larderd_answers || fail "larderd doesn't answer"

@@ -23,6 +23,9 @@ declare -A group=(
 	[taken]='recover_all_rows recover_seen recover_woken'
 	[ended]='ended forget forgotten shrink shrunk'
 	[stop]='end end_told all_back goodbye closing closed'
+	[upgrade]='leave leave_flushed leave_now upgrade upgrade_checked upgrade_alone upgrade_open upgrade_begun
+		upgrade_taken'
+	[kept]='kept'
 	[late]='revoked posted'
 	[full]='returned'
 	[lost]='waits flush_told gone_told'
@@ -340,6 +343,46 @@ run_stop() {
 	! grep -E "$complaints" "$work/larderd.log" || fail 'the service has lost something'
 }
 
+# Another larderd is to take over in place. A worker that dies then is as good as one that leaves. A keeper
+# that dies with a worker alive has everything given back; without one, the next larderd takes over.
+has_upgraded() { [ "$(json .service.upgrades)" -eq 1 ]; }
+run_upgrade() {
+	local name
+	for name in ${group[upgrade]}; do
+		begin ''
+		hold first 20
+		take_out first 18
+		serves
+		arm "$name"
+		kill -USR2 "$service"
+		wait_for died "$name" || fail "$name: nobody has passed it"
+		if [[ $name = leave* ]]; then
+			wait_for has_upgraded || fail "$name: no other larderd takes over"
+			is_right first
+		else
+			wait_for gone "$service" || fail "$name: the keeper lives"
+			wait "$service" 2>/dev/null || true
+			service=''
+			ask first r
+			wait_for gone "$now" || fail "$name: the worker lives"
+			[[ ! $name =~ ^upgrade(_checked)?$ ]] || is_right first answered
+			begin ''
+			is_right first answered
+		fi
+		# It is over when everything was given back.
+		if [[ $name =~ ^upgrade(_checked)?$ ]]; then
+			grep -q 'every page is given back' "$work/larderd.log" || fail "$name: not all was given back"
+		else
+			take_out first 18
+			is_right first
+		fi
+		leave first
+		end_well
+		: >"$work/larderd.log"
+		echo "$name, upgrading"
+	done
+}
+
 # Something else lies where pages were that have moved, and the worker dies before it has read of the move.
 has_said() { [ "$(grep -c "^$1" "$work/first.out")" -eq "$round" ]; }
 run_taken() {
@@ -446,6 +489,17 @@ run_lost() {
 run_fork() {
 	guest_options=(--also fork)
 	under_guest '' fork just_wait
+}
+
+# With a service manager that keeps descriptors of children.
+run_kept() {
+	python3 "$source_dir/tests/e2e/notified.py" "$work/notify" >"$work/notify.out" &
+	started+=("$!")
+	wait_for grep -q listens "$work/notify.out" || fail 'nobody listens'
+	larderd_in=(env "NOTIFY_SOCKET=$work/notify")
+	guest_options=(--also fork)
+	under_guest '' kept just_wait
+	larderd_in=()
 }
 
 for one; do

@@ -129,6 +129,15 @@ doctor=$(larder doctor --json | jq -r '[.findings[] | select(.level != "ok") | .
 	select(test("^(capabilities|store|locked-memory|own-memory|service)$"))] | join(" ")')
 [ -z "$doctor" ] || fail "larder doctor finds: $doctor"
 
+# Another larderd takes over in its place, with no more than it had.
+kill -USR2 "$service"
+upgraded() { [ "$(json .service.upgrades)" -eq 1 ]; }
+wait_for upgraded || fail "no other larderd takes over: $(tail -n 3 "$work/larderd.log")"
+[ "$(sed -n 's/^CapBnd:\t//p' "/proc/$service/status")" = "$bounding" ] || fail 'it may do more than before'
+[ "$(sed -n 's/^CapEff:\t//p' "/proc/$service/status")" = "$bounding" ] || fail 'it may do less than before'
+wait_for notified RELOADING=1 || fail 'it does not say that it reloads'
+well 'upgraded'
+
 # Killed as a whole, it is started again, and has what is needed to go on.
 evict_fully
 both_die

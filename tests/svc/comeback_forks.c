@@ -2,8 +2,10 @@
  * descriptors died with the one before: they are as those of a program that has just ended, no
  * number means another client's, and what was told stays told. */
 #include "comeback.h"
+#include "fdstore.h"
 #include "full_tmpfs.h"
 #include "journal.h"
+#include "process.h"
 #include "state.h"
 #include "uffd.h"
 
@@ -13,7 +15,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include <cmocka.h>
 
@@ -58,12 +62,14 @@ static void expect_dead(int fd)
 }
 
 /* As its end was told: FORKs of 51 and 52 that were applied, and more that weren't. */
+static struct fdstore none; /* nothing was kept */
+
 static void leave(void)
 {
 	struct state *s;
 	bool left = true;
 
-	assert_int_equal(comeback_open(&s, dir, false, &left), 0);
+	assert_int_equal(comeback_open(&s, dir, false, &none, &left), 0);
 	assert_false(left);
 	struct journal *j = add_client(s, PARENT, 0, 50);
 	read_fork(j, 51);
@@ -91,6 +97,46 @@ static int fork_at(const struct journal *j, uint64_t position)
 	return (int)journal_at(j, position)->arg.fork.ufd;
 }
 
+static int kept_uffd(struct state_record *r)
+{
+	int fd = (int)ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+
+	assert_true(fd >= 0);
+	assert_int_equal(uffd_api(fd), 0);
+	r->uffd_inode = descriptor_inode(fd);
+	return fd;
+}
+
+/* A child that was told of, one that another file was kept of, and one that is gone. */
+static void what_was_kept_is_taken(void **state)
+{
+	struct fdstore kept = {.item = calloc(3, sizeof(*kept.item)), .count = 3};
+	char why[STATE_WHY];
+	struct state *s;
+
+	(void)state;
+	leave();
+	assert_int_equal(state_load(&s, dir, why), 0);
+	int told = kept_uffd(find(s, TOLD)), other = kept_uffd(find(s, OTHER));
+	find(s, OTHER)->uffd_inode++;
+	int gone = dup(told);
+	kept.item[0] = (struct fdstore_item){TOLD, told};
+	kept.item[1] = (struct fdstore_item){OTHER, other};
+	kept.item[2] = (struct fdstore_item){GONE, gone};
+	atomic_store(&s->numbers_gone, 1);
+	comeback_forget_numbers(s);
+	assert_int_equal(comeback_fetch(s, dir, device, &kept), 0);
+
+	assert_int_equal(find(s, TOLD)->uffd, told);
+	assert_true(uffd_alive(told));
+	expect_dead(find(s, OTHER)->uffd);
+	assert_int_equal(fcntl(other, F_GETFD), -1);
+	assert_int_equal(fcntl(gone, F_GETFD), -1);
+	assert_int_equal(kept.count, 0);
+	close(told);
+	state_unmap(s);
+}
+
 static void what_had_no_agent_is_as_if_it_had_ended(void **state)
 {
 	char why[STATE_WHY], path[256];
@@ -102,7 +148,7 @@ static void what_had_no_agent_is_as_if_it_had_ended(void **state)
 	assert_int_equal(state_load(&s, dir, why), 0);
 	atomic_store(&s->numbers_gone, 1);
 	comeback_forget_numbers(s);
-	assert_int_equal(comeback_fetch(s, dir, device), 0);
+	assert_int_equal(comeback_fetch(s, dir, device, &none), 0);
 	assert_int_equal(atomic_load(&s->numbers_gone), 0);
 
 	const uint64_t kept[] = {PARENT, TOLD, OTHER};
@@ -143,7 +189,7 @@ static void nobody_to_go_on_with(void **state)
 	assert_int_equal(state_load(&s, dir, why), 0);
 	s->mounted = 1;
 	state_unmap(s);
-	assert_int_equal(comeback_open(&s, dir, false, &left), 0);
+	assert_int_equal(comeback_open(&s, dir, false, &none, &left), 0);
 	assert_false(left);
 	assert_false(state_any(s));
 	assert_int_equal(s->mounted, 1);
@@ -158,6 +204,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test(f)
 	const struct CMUnitTest tests[] = {
+		T(what_was_kept_is_taken),
 		T(what_had_no_agent_is_as_if_it_had_ended),
 		T(nobody_to_go_on_with),
 	};

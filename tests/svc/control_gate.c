@@ -8,6 +8,7 @@
 #include "release.h"
 #include "restorer.h"
 #include "settings.h"
+#include "state.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -170,7 +171,8 @@ void store_ref(struct store *s, blob_t b)
 
 static void what_waits_at_a_gate_is_done_later(void **state)
 {
-	struct worker w = {.config = NULL};
+	static struct state table; /* of counters, here */
+	struct worker w = {.config = NULL, .state = &table};
 	struct service_stats stats;
 	struct graveyard graveyard;
 

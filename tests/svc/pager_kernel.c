@@ -543,14 +543,14 @@ static void while_an_arrival_waits_nothing_is_read(void **state)
 	wait_readable();
 	serve_once();
 	assert_int_equal(retries, 1);
-	assert_int_equal(c->events_remove, 0);
+	assert_int_equal(c->counts.events_remove, 0);
 	assert_true(uffd_fence_up(c->uffd));
 	c->pause_until_ns = 0;
 	while (c->waiting_count > 0)
 		serve_once();
 	pthread_join(thread, NULL);
-	assert_int_equal(c->events_remove, 1);
-	assert_int_equal(c->events_remap, 1);
+	assert_int_equal(c->counts.events_remove, 1);
+	assert_int_equal(c->counts.events_remap, 1);
 	free(c->waiting);
 }
 
@@ -641,7 +641,7 @@ static void damage_stops_the_client_and_is_not_answered(void **state)
 	assert_int_equal(waitpid(program, &status, WUNTRACED), program);
 	assert_true(WIFSTOPPED(status));
 	assert_int_equal(presence(2), PAGE_NONE);
-	assert_int_equal(area->worker.corrupt_pages, 1);
+	assert_int_equal(area->worker.counts.corrupt_pages, 1);
 	serve_once();
 	assert_false(atomic_load(&t.done));
 	/* The test's end, not the program's. */
@@ -684,7 +684,7 @@ static void a_fork_waits_for_a_descriptor(void **state)
 	pthread_join(thread, NULL);
 	assert_true(fine);
 	assert_int_equal(later, 1);
-	assert_int_equal(area->client.events_fork, 1);
+	assert_int_equal(area->client.counts.events_fork, 1);
 }
 
 /* ---- forks ---- */

@@ -111,7 +111,7 @@ int give_back_some(struct pager *p, struct client *c, uint64_t most_bytes, unsig
 	if (pages > most_bytes / PAGE_SIZE)
 		pages = most_bytes / PAGE_SIZE;
 	c->space.out_pages -= pages;
-	atomic_fetch_add(&c->pages_restored, pages);
+	atomic_fetch_add(&client_counts(c)->pages_restored, pages);
 	m.held += pages * PAGE_SIZE / 4 * m.freed_of_4;
 	has_available(m.available - pages * PAGE_SIZE);
 	if (c->space.out_pages > 0)
