@@ -290,6 +290,16 @@ static bool prepare(struct worker_options *o, const struct handover *h, int take
 	return true;
 }
 
+/* All that is opened is above stderr then: what survives an exec is known by that, and what
+ * writes to a standard stream never writes to a program's userfaultfd. */
+static bool has_standard_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return false;
+	return true;
+}
+
 /* Options that do something else, and end. */
 static int do_else(int what, const struct worker_options *o)
 {
@@ -310,6 +320,8 @@ int main(int argc, char **argv)
 	struct fdstore kept;
 	int what = 0;
 
+	if (!has_standard_streams())
+		return EXIT_FAILURE;
 	keeper_block_signals();
 	log_setup(LOG_INFO);
 	int taken = handover_take(&h);

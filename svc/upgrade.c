@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,20 +41,32 @@ enum {
 /* ---- from one binary to the next ---- */
 
 /* Whatever is open goes along; what is nobody's is closed by the next worker, as after one that
- * died. */
-static void survive_exec(bool on)
+ * died. Once all of it does, 0. */
+static int survive_exec(void)
 {
 	DIR *dir = opendir("/proc/self/fd");
+	int r = dir ? 0 : -errno;
 
-	for (struct dirent *e; dir && (e = readdir(dir));) {
+	while (dir) {
+		errno = 0;
+		struct dirent *e = readdir(dir);
+		if (!e) {
+			r = -errno;
+			break;
+		}
 		int fd = atoi(e->d_name);
 		if (fd > STDERR_FILENO && fd != dirfd(dir))
-			fcntl(fd, F_SETFD, on ? 0 : FD_CLOEXEC);
+			fcntl(fd, F_SETFD, 0);
 	}
 	if (dir)
 		closedir(dir);
-	else
-		log_error("/proc/self/fd: %s", strerror(errno));
+	return r;
+}
+
+/* Takes no descriptor, and can't fail. */
+static void end_at_exec(void)
+{
+	syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
 }
 
 static bool all_open(const struct handover *h)
@@ -85,7 +98,7 @@ int handover_take(struct handover *ret)
 		return -EINVAL;
 	snprintf(h.path, sizeof(h.path), "%s", said + path_at);
 	unsetenv(HANDOVER_ENV);
-	survive_exec(false);
+	end_at_exec();
 	/* It was executed by a descriptor, and is named by its number. */
 	prctl(PR_SET_NAME, "larderd");
 	*ret = h;
@@ -105,11 +118,16 @@ static void hand_over(const struct handover *h, int binary, char **argv)
 		log_error("upgrade: %s", strerror(errno));
 		return;
 	}
-	survive_exec(true);
-	point(POINT_upgrade_open);
-	syscall(SYS_execveat, binary, "", argv, environ, AT_EMPTY_PATH);
-	log_error("upgrade: %s can't be executed: %s", h->path, strerror(errno));
-	survive_exec(false);
+	/* All or nothing: a userfaultfd that stayed behind would be closed. */
+	int r = survive_exec();
+	if (r == 0) {
+		point(POINT_upgrade_open);
+		syscall(SYS_execveat, binary, "", argv, environ, AT_EMPTY_PATH);
+		log_error("upgrade: %s can't be executed: %s", h->path, strerror(errno));
+	} else {
+		log_error("upgrade: /proc/self/fd: %s", strerror(-r));
+	}
+	end_at_exec();
 	unsetenv(HANDOVER_ENV);
 }
 

@@ -7,7 +7,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # shellcheck source=tests/e2e/sums_lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/sums_lib.sh"
-need python3 sqlite3
+need python3 sqlite3 prlimit
 
 next=$build/tests/e2e/next
 larderd=$work/bin/larderd
@@ -193,6 +193,15 @@ for where in worker state; do
 	larderd_stop
 done
 
+# ---- started without standard streams ----
+
+begin bash -c 'exec "$@" <&- >&-' bash
+begin_program
+upgrade 1
+right 'without standard streams'
+end_program
+larderd_stop
+
 # ---- at the wrong moment ----
 
 stay() { touch "$work/$1"; }
@@ -207,6 +216,28 @@ is_ended() { # WHEN
 	[ "$(ask "end$1")" = "$right" ] || fail "$1: not the same bytes"
 	! mountpoint -q "$LARDER_RUNTIME_DIR/store" || fail "$1: the store is left"
 }
+
+# No descriptor is left for looking which ones there are: all would end with an exec.
+free() { # how many of the lowest free numbers
+	comm -13 <(find "/proc/$service/fd" -type l -printf '%f\n' | sort) <(seq 0 2000 | sort) | sort -n | head -n "$1" | tail -n 1
+}
+begin "LARDER_POINTS=upgrade_alone=$work/upgrade_alone"
+begin_program
+stay upgrade_alone
+kill -USR2 "$service"
+wait_at upgrade_alone
+limit=$(prlimit --pid "$service" --nofile --output SOFT --noheadings)
+prlimit --pid "$service" --nofile="$(free 3):" # one for each binary, and that is all
+go_on upgrade_alone
+wait_for said 'upgrade: /proc/self/fd: Too many open files' || fail 'it looks at its descriptors'
+prlimit --pid "$service" --nofile="$((limit)):"
+wait_for said 'this larderd goes on' || fail 'it does not go on'
+expect_upgrades 0
+right 'without a descriptor'
+upgrade 1
+right 'with descriptors'
+end_program
+larderd_stop
 
 # Twice at once.
 begin "LARDER_POINTS=leave=$work/leave"
