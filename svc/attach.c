@@ -545,7 +545,6 @@ static int join_client(struct worker *w, struct attachment *a, struct client *c,
 	log_info("client %d (%s, uid %u): forked child of client %llu, policy %s, agent %d",
 		(int)c->pid, c->exe, c->uid, (unsigned long long)c->parent, c->policy,
 		(int)c->agent_pid);
-	fdstore_forget(c);
 	worker_watch_client(w, c);
 	/* A ring that was read before there was a link found nothing to look at. */
 	restorer_ring(w->restorer, c);

@@ -105,7 +105,9 @@ struct client {
 	 */
 	uint64_t ended_ms;
 	enum { KEPT_NOT, KEPT_HELD, KEPT_STUCK } kept; /* at the end (keep.h): the gate */
-	bool stored; /* the service manager has its userfaultfd (fdstore.h) */
+	/* The service manager has its userfaultfd (fdstore.h); or may have, from an earlier
+	 * worker. */
+	bool stored, may_be_stored;
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */

@@ -51,12 +51,16 @@ static bool agent_lives(const struct state_record *r)
 	return fd != -ESRCH;
 }
 
-/* Of a child without an agent: the very descriptor, or -1. */
+/* Of a child whose agent may not have got it: the very descriptor, or -1. */
 static int kept_fd(const struct state_record *r, const struct fdstore *kept)
 {
-	int fd = atomic_load(&r->joined) ? -1 : fdstore_find(kept, atomic_load(&r->id));
-
-	return fd >= 0 && descriptor_inode(fd) == r->uffd_inode && uffd_is_one(fd) ? fd : -1;
+	for (unsigned i = 0; i < kept->count; i++) {
+		int fd = kept->item[i].fd;
+		if (kept->item[i].id == atomic_load(&r->id) &&
+			descriptor_inode(fd) == r->uffd_inode && uffd_is_one(fd))
+			return fd;
+	}
+	return -1;
 }
 
 static bool any_lives(const struct state *s, const struct fdstore *kept)
@@ -422,6 +426,7 @@ static int fetch_child(
 		return bury(r, dead);
 	}
 	t->kept++;
+	atomic_store(&r->joined, 0);
 	r->uffd = fd;
 	return 0;
 }
@@ -443,6 +448,9 @@ static int fetch_record(
 		say_why(r, e);
 		return e;
 	}
+	/* It joined, and hasn't the descriptor yet, or not any more. */
+	if ((e == -ENODATA || e == -ECHILD) && kept_fd(r, kept) >= 0)
+		return fetch_child(r, dead, kept, t);
 	count(r, e, t);
 	if (e < 0)
 		return bury(r, dead);

@@ -55,25 +55,24 @@ void fdstore_take(struct fdstore *ret)
 	*ret = s;
 }
 
-int fdstore_find(const struct fdstore *s, uint64_t id)
-{
-	for (unsigned i = 0; i < s->count; i++)
-		if (s->item[i].id == id)
-			return s->item[i].fd;
-	return -1;
-}
-
 void fdstore_drop_others(
 	struct fdstore *s, bool (*wanted)(void *arg, uint64_t id, int fd), void *arg)
 {
 	char name[FDSTORE_NAME];
 
 	for (unsigned i = 0; i < s->count; i++) {
-		if (wanted && wanted(arg, s->item[i].id, s->item[i].fd))
+		const struct fdstore_item *item = &s->item[i];
+		if (wanted && wanted(arg, item->id, item->fd))
 			continue;
-		fdstore_name(name, s->item[i].id);
-		notify_store_remove(name);
-		close(s->item[i].fd);
+		/* All that have a name go with it. */
+		bool shared = false;
+		for (unsigned k = 0; wanted && k < s->count && !shared; k++)
+			shared = s->item[k].id == item->id &&
+				 wanted(arg, s->item[k].id, s->item[k].fd);
+		fdstore_name(name, item->id);
+		if (!shared)
+			notify_store_remove(name);
+		close(item->fd);
 	}
 	free(s->item);
 	*s = (struct fdstore){0};

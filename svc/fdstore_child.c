@@ -41,10 +41,18 @@ void fdstore_begin(struct worker *w, struct client *c)
 		store(c);
 }
 
+/* What was sent to it may lie in its socket, where no other service finds it. */
+static bool agent_has_it(const struct client *c)
+{
+	return c->link && atomic_load(&c->link->head.asleep);
+}
+
 void fdstore_sweep(struct client *c)
 {
 	bool lose;
 
+	if (client_state(c) == CLIENT_MANAGED && c->parent != 0 && agent_has_it(c))
+		fdstore_forget(c);
 	if (client_state(c) != CLIENT_FORKED || c->stored || !notify_can())
 		return;
 	/* The next time, if a reader is at it. */
@@ -62,9 +70,9 @@ void fdstore_forget(struct client *c)
 {
 	char name[FDSTORE_NAME];
 
-	if (!c->stored)
+	if (!c->stored && !c->may_be_stored)
 		return;
 	fdstore_name(name, c->id);
 	notify_store_remove(name);
-	c->stored = false;
+	c->stored = c->may_be_stored = false;
 }

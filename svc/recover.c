@@ -158,8 +158,8 @@ static void take_client(struct worker *w, struct state_record *from)
 		c->protocol = from->protocol ? (uint16_t)from->protocol : 1;
 		map_link(c);
 	}
-	/* It may be, and if so it is to be forgotten. */
-	c->stored = true;
+	/* To be told again, or forgotten. */
+	c->may_be_stored = true;
 	take_journal(c, from->journal); /* what it says names the client */
 	atomic_store(&c->state, !joined			       ? CLIENT_FORKED
 				: atomic_load(&from->released) ? CLIENT_RELEASED

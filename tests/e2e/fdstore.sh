@@ -6,6 +6,8 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 need python3
 
+mkdir "$work/kill"
+export LARDER_POINTS="kill=$work/kill,joined=$work/joined"
 printf '%s\n' "$everyone" >"$work/larder.conf"
 python3 "$source_dir/tests/e2e/manager.py" "$work/notify" "$build/svc/larderd" --config "$work/larder.conf" \
 	--runtime-dir "$LARDER_RUNTIME_DIR" >"$work/manager.out" 2>>"$work/larderd.log" &
@@ -109,6 +111,18 @@ end_child 2
 wait_for stored 0 || fail "$(times stored) were stored, $(times removed) removed"
 is_right parent2
 
+# ---- one that the manager isn't told of before the worker dies ----
+evict_fully
+told=$(times stored)
+ln -s 1 "$work/kill/fork_copied"
+begin_child raw 6
+wait_for test -h "$work/kill/fork_copied.at" || fail 'the worker was not killed'
+wait_for happened $((told + 1)) 'stored larder-uffd-' || fail 'the manager is never told of the sixth child'
+both_die
+is_right child6 "$to_child"
+end_child 6
+wait_for stored 0 || fail "the manager keeps the sixth child's"
+
 # ---- children that get an agent ----
 evict_fully
 for i in 3 4; do
@@ -119,6 +133,17 @@ for i in 3 4; do
 	wait_for stored 0 || fail 'the manager keeps what an agent has'
 	end_child $i
 done
+
+# ---- one whose agent is on record, and hasn't got it when both die ----
+evict_fully
+touch "$work/joined"
+begin_child fork 7
+wait_for test -e "$work/joined.at" || fail 'the child has no agent'
+wait_for stored 1 || fail 'the manager was not told of the seventh child'
+both_die
+is_right child7 "$to_child"
+end_child 7
+wait_for stored 0 || fail "the manager keeps the seventh child's"
 
 # ---- taken over in place, and then both die ----
 evict_fully

@@ -12,7 +12,7 @@ import sys
 FIRST_FD = 3
 at = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 at.bind(sys.argv[1])
-kept = {}  # by name
+kept = []  # name, descriptor: as systemd, several may have a name, and none is there twice
 
 
 def say(*words):
@@ -25,7 +25,7 @@ def start():
         say("started", pid, "with", len(kept))
         return pid
     # Out of the way of those that they are to be.
-    high = [os.dup2(fd, 500 + i) for i, fd in enumerate(kept.values())]
+    high = [os.dup2(fd, 500 + i) for i, fd in enumerate(fd for _, fd in kept)]
     for i, fd in enumerate(high):
         os.dup2(fd, FIRST_FD + i, inheritable=True)
         os.close(fd)
@@ -33,7 +33,7 @@ def start():
     os.environ["NOTIFY_SOCKET"] = sys.argv[1]
     if high:
         os.environ.update(
-            LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(kept)
+            LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(name for name, _ in kept)
         )
     os.execv(sys.argv[2], sys.argv[2:])
 
@@ -47,13 +47,17 @@ def hear():
     said = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
     name = said.get("FDNAME")
     if said.get("FDSTORE") == "1" and len(fds) == 1 and said.get("FDPOLL") == "0":
-        if name in kept:
-            os.close(kept[name])
-        kept[name] = fds.pop()
-        say("stored", name)
-    if said.get("FDSTOREREMOVE") == "1" and name in kept:
-        os.close(kept.pop(name))
-        say("removed", name)
+        inode = os.fstat(fds[0]).st_ino
+        if any(os.fstat(fd).st_ino == inode for _, fd in kept):
+            say("again", name)
+        else:
+            kept.append((name, fds.pop()))
+            say("stored", name)
+    if said.get("FDSTOREREMOVE") == "1":
+        for item in [item for item in kept if item[0] == name]:
+            os.close(item[1])
+            kept.remove(item)
+            say("removed", name)
     if "READY" in said:
         say("ready")
     for fd in fds:
