@@ -30,17 +30,27 @@ static bool has_memory(void *at, size_t bytes)
 	return madvise((void *)from, (uintptr_t)at + bytes - from, MADV_POPULATE_WRITE) == 0;
 }
 
+/* How a struct counters begins. */
+struct head {
+	uint64_t magic;
+	uint32_t version, top;
+};
+
 static struct counters *open_kept(const char *path)
 {
+	struct head head;
 	_cleanup_fd_ int fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
 		st.st_size != sizeof(struct counters))
 		return NULL;
+	/* Read, not mapped: a hole in a full file system is a signal. */
+	if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || head.magic != MAGIC ||
+		head.version != COUNTERS_VERSION)
+		return NULL;
 	struct counters *c = map_file(fd);
-	if (c && c->magic == MAGIC && c->version == COUNTERS_VERSION &&
-		atomic_load(&c->top) <= COUNTERS_SLOTS)
+	if (c && atomic_load(&c->top) <= COUNTERS_SLOTS)
 		return c;
 	if (c)
 		munmap(c, sizeof(*c));
@@ -54,13 +64,15 @@ static struct counters *open_new(const char *path)
 	unlink(path);
 	_cleanup_fd_ int fd =
 		open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, sizeof(struct counters)) < 0)
+	if (fd < 0)
 		return NULL;
-	struct counters *c = map_file(fd);
-	if (!c)
-		return NULL;
-	if (!has_memory(c, sizeof(*c) - sizeof(c->slot))) {
-		munmap(c, sizeof(*c));
+	struct counters *c = ftruncate(fd, sizeof(struct counters)) < 0 ? NULL : map_file(fd);
+	if (!c || !has_memory(c, sizeof(*c) - sizeof(c->slot))) {
+		int e = errno;
+		if (c)
+			munmap(c, sizeof(*c));
+		unlink(path);
+		errno = e;
 		return NULL;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &t);
@@ -98,8 +110,11 @@ void counters_close(struct counters *c, const char *dir)
 struct counter_slot *counters_claim(struct counters *c, uint32_t number, uint64_t id)
 {
 	struct counter_slot *s = c ? &c->slot[number] : NULL;
+	/* With all below it, which are read from then on (counters_add_up). */
+	uint32_t top = c ? atomic_load(&c->top) : 0;
+	uint32_t first = number < top ? number : top;
 
-	if (!s || !has_memory(s, sizeof(*s)))
+	if (!s || !has_memory(&c->slot[first], (number - first + 1) * sizeof(*s)))
 		return NULL;
 	if (atomic_load(&s->id) == id)
 		return s;
@@ -107,7 +122,7 @@ struct counter_slot *counters_claim(struct counters *c, uint32_t number, uint64_
 #define X(name) atomic_store(&s->base.name, atomic_load(&s->sum.name));
 	CLIENT_COUNTERS(X)
 #undef X
-	if (number >= atomic_load(&c->top))
+	if (number >= top)
 		atomic_store(&c->top, number + 1);
 	atomic_store(&s->id, id);
 	return s;

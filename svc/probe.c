@@ -67,8 +67,15 @@ static bool fence_works(int uffd, uint8_t *page)
 	if (copy_nothing(uffd) != -EINVAL || pthread_create(&thread, NULL, discard, page) != 0)
 		return false;
 	bool seen = readable(uffd) && copy_nothing(uffd) == -EAGAIN;
-	seen = read(uffd, &msg, sizeof(msg)) == sizeof(msg) && seen &&
-	       msg.event == UFFD_EVENT_REMOVE && msg.arg.remove.start == (uintptr_t)page &&
+	bool got = read(uffd, &msg, sizeof(msg)) == sizeof(msg);
+	if (!got) {
+		/* A thread that comes later waits for nobody, and one that came is let go. */
+		uffd_unregister(uffd, (uintptr_t)page, PAGE_SIZE);
+		if (copy_nothing(uffd) == -EAGAIN && readable(uffd))
+			got = read(uffd, &msg, sizeof(msg)) == sizeof(msg);
+	}
+	seen = seen && got && msg.event == UFFD_EVENT_REMOVE &&
+	       msg.arg.remove.start == (uintptr_t)page &&
 	       msg.arg.remove.end == (uintptr_t)page + PAGE_SIZE;
 	pthread_join(thread, NULL);
 	return seen && copy_nothing(uffd) == -EINVAL;

@@ -1,3 +1,4 @@
+#include "uffd.h"
 #include "worker.h"
 #include "attach.h"
 #include "cleanup.h"
@@ -479,11 +480,26 @@ static void worker_init(struct worker *w, const struct worker_options *o)
 	qsbr_init(&w->qsbr);
 }
 
+/* By now a number may be another file's: a worker that was killed while it fetched clients had
+ * closed what the list says. Before anything is opened, so what is a userfaultfd is one that
+ * was kept. */
+static void forget_closed(struct fdstore *s)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < s->count; i++)
+		if (uffd_is_one(s->item[i].fd))
+			s->item[count++] = s->item[i];
+	s->count = count;
+}
+
 /* Descriptors of a worker that died, all but clients'. */
 static void close_strangers(const struct worker_options *o)
 {
-	if (atomic_load(&o->state->numbers_gone))
+	if (atomic_load(&o->state->numbers_gone)) {
 		comeback_forget_numbers(o->state);
+		forget_closed(o->kept);
+	}
 	const int fixed[] = {o->device, o->attach_fd, o->stats_fd, o->runtime->lock_fd,
 		o->notify_fd, o->before_fd};
 	const unsigned count = sizeof(fixed) / sizeof(fixed[0]);
