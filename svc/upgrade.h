@@ -21,7 +21,8 @@
  *   rows' state    ROW_VERSION (row.c)       its own; grows with the index's
  *   index          INDEX_SQL_VERSION         1 up to its own: older ones are migrated in the
  *                  (store/index_sql.h)       transaction in which they are opened   newer ones
- *   segments       BLOB_VERSION              its own                    any other
+ *   segments       BLOB_VERSION              its own                    by the index, which
+ *                                                                      grows with it
  *   handover       HANDOVER_VERSION (here)   its own                    any other
  *   counters       COUNTERS_VERSION          its own; else they begin at 0
  *   handshake      PROTOCOL_VERSION          PROTOCOL_OLDEST up to its own, and answers in the
