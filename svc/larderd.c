@@ -234,13 +234,35 @@ static int take_over(struct runtime *rt, struct worker_options *o, const struct 
 }
 
 /* taken: handover_take's. */
-static int begin(
-	struct runtime *rt, struct worker_options *o, const struct handover *h, int taken)
+static int begin(struct runtime *rt, struct worker_options *o, const struct handover *h,
+	int taken, struct pulses **pulses)
 {
+	if (!*pulses)
+		*pulses = pulse_new();
+	if (!*pulses) {
+		log_error("what the worker's threads are at: %s", strerror(errno));
+		return -ENOMEM;
+	}
 	int r = taken ? take_over(rt, o, h) : open_runtime(rt, o);
 
 	if (r == 0 && !taken)
 		o->notify_fd = notify_open();
+	return r;
+}
+
+/* Programs wait, and nobody but this process has their userfaultfds: what may pass doesn't end
+ * it. */
+static int begin_or_go_back(struct runtime *rt, struct worker_options *o,
+	const struct handover *h, int taken, char **argv, struct pulses **pulses)
+{
+	int r;
+
+	while ((r = begin(rt, o, h, taken, pulses)) < 0 && taken) {
+		upgrade_exec_before(h, argv);
+		if (r != -EMFILE && r != -ENFILE && r != -ENOMEM)
+			break;
+		sleep(1);
+	}
 	return r;
 }
 
@@ -251,10 +273,8 @@ static int serve(struct worker_options *o, const struct handover *h, int taken, 
 	int code = EXIT_FAILURE;
 
 	o->runtime = &rt;
-	struct pulses *pulses = pulse_new();
-	if (!pulses) {
-		log_error("what the worker's threads are at: %s", strerror(errno));
-	} else if (begin(&rt, o, h, taken) == 0) {
+	struct pulses *pulses = NULL;
+	if (begin_or_go_back(&rt, o, h, taken, argv, &pulses) == 0) {
 		o->state->end_by_signal = o->keep ? WORKER_KEEPS : WORKER_RESTORES;
 		shadow_begin();
 		pulse_use(pulses); /* the workers', which are forked from here */
@@ -262,8 +282,6 @@ static int serve(struct worker_options *o, const struct handover *h, int taken, 
 		code = keeper_run(o->state, pulses, &upgrade, o->notify_fd, taken > 0, work, o);
 		rt.left = atomic_load(&o->state->kept) != 0;
 		rt.mounted = o->state->mounted;
-	} else if (taken) {
-		upgrade_exec_before(h, argv);
 	}
 	if (!rt.left)
 		counters_close(o->counters, rt.store);
@@ -282,7 +300,9 @@ static bool prepare(struct worker_options *o, const struct handover *h, int take
 	o->device = taken ? h->device : open_device();
 	if (o->device < 0)
 		return false;
-	o->no_eviction = probe_kernel(o->device);
+	/* A check has done so when this one takes over, and programs wait now. */
+	if (!taken)
+		o->no_eviction = probe_kernel(o->device);
 	if (o->no_eviction)
 		log_error("nothing will be evicted: %s", o->no_eviction);
 	ask_for_short_slices();
@@ -300,11 +320,22 @@ static bool has_standard_streams(void)
 	return true;
 }
 
+/* With the kernel as this binary tries it. */
+static int check_takeover(const struct worker_options *o)
+{
+	_cleanup_fd_ int device = open_device();
+	const char *missing = device < 0 ? NULL : probe_kernel(device);
+
+	if (missing)
+		log_error("nothing would be evicted: %s", missing);
+	return device < 0 || missing ? EXIT_FAILURE : upgrade_check(o);
+}
+
 /* Options that do something else, and end. */
 static int do_else(int what, const struct worker_options *o)
 {
 	if (what == OPTION_CHECK_TAKEOVER)
-		return upgrade_check(o);
+		return check_takeover(o);
 	return dump_config(o->config_path) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
