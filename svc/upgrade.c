@@ -79,6 +79,17 @@ static bool all_open(const struct handover *h)
 	return true;
 }
 
+/* Where it was executed by a descriptor, as a service manager may, the path is that one's
+ * number: then the file's own, as long as that one is there. */
+static void started_by(char path[PATH_MAX])
+{
+	snprintf(path, PATH_MAX, "%s", (const char *)(uintptr_t)getauxval(AT_EXECFN));
+	if (strncmp(path, "/dev/fd/", strlen("/dev/fd/")) != 0)
+		return;
+	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 1);
+	path[n > 0 ? n : 0] = '\0';
+}
+
 int handover_take(struct handover *ret)
 {
 	const char *said = getenv(HANDOVER_ENV);
@@ -86,8 +97,7 @@ int handover_take(struct handover *ret)
 	int version = 0, pid = 0, path_at = 0;
 
 	if (!said) {
-		snprintf(h.path, sizeof(h.path), "%s",
-			(const char *)(uintptr_t)getauxval(AT_EXECFN));
+		started_by(h.path);
 		*ret = h;
 		return 0;
 	}

@@ -202,6 +202,16 @@ right 'without standard streams'
 end_program
 larderd_stop
 
+# ---- started by a descriptor ----
+
+begin python3 -c 'import os, sys
+os.execve(os.open(sys.argv[1], os.O_PATH), sys.argv[1:], os.environ)'
+begin_program
+upgrade 1
+right 'started by a descriptor'
+end_program
+larderd_stop
+
 # ---- at the wrong moment ----
 
 stay() { touch "$work/$1"; }
