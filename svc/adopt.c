@@ -6,6 +6,7 @@
 #include "pagemap.h"
 #include "pager.h"
 #include "points.h"
+#include "pulse.h"
 #include "settle.h"
 #include "uffd.h"
 #include "worker.h"
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
 	REGISTER_TRIES = 100,
@@ -86,6 +88,27 @@ static const char *all_kept_out(const struct client *c)
 	return why;
 }
 
+/* A stack that the C library keeps for its next thread holds none now. But the last one's
+ * control block is there still: at the stack's end, beginning with its own address, and with it
+ * again 16 bytes on (x86-64's ABI for thread-local storage, "ELF Handling For Thread-Local
+ * Storage", and glibc's tcbhead_t). */
+static bool was_stack(const struct client *c, const struct map *m)
+{
+	uint64_t word[PAGE_SIZE / sizeof(uint64_t)], page = m->end - PAGE_SIZE;
+
+	if (m->rss == 0)
+		return false;
+	pulse_call_begin();
+	ssize_t n = pread(c->mem, word, sizeof(word), (off_t)page);
+	pulse_call_end();
+	for (size_t i = 0; n == sizeof(word) && i + 2 < PAGE_SIZE / sizeof(*word); i += 2) {
+		uint64_t at = page + i * sizeof(*word);
+		if (word[i] == at && word[i + 2] == at)
+			return true;
+	}
+	return false;
+}
+
 static int consider(void *arg, const struct map *m)
 {
 	struct candidates *k = arg;
@@ -94,7 +117,7 @@ static int consider(void *arg, const struct map *m)
 	/* With the fence up it can't be told whose it is: the next look will. */
 	if (refusal == MAPS_OK && m->uffd && uffd_registered(k->client->uffd, m->start) != 1)
 		refusal = MAPS_FOREIGN_UFFD;
-	if (refusal == MAPS_OK && holds_thread(k, m))
+	if (refusal == MAPS_OK && (holds_thread(k, m) || was_stack(k->client, m)))
 		refusal = MAPS_THREAD;
 	if (refusal != MAPS_OK) {
 		k->result->refused_bytes[refusal] += m->rss;

@@ -17,12 +17,16 @@ enum unshare {
 	UNSHARE_ALWAYS /* by a copy, too */
 };
 
+struct maps_threads;
+
 struct allowance {
 	struct store_method how;
 	enum unshare unshare;
 	uint32_t stamp;		/* the second, by the service's clock */
 	_Atomic int64_t room;	/* bytes that may still be stored */
 	_Atomic bool exhausted; /* a page found no room */
+	/* The program's, as of its last block; NULL: it has none that begin. */
+	struct maps_threads *threads; /* borrowed */
 };
 
 struct batch {

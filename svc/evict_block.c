@@ -12,6 +12,7 @@
 #include "indexer.h"
 #include "journal.h"
 #include "log.h"
+#include "maps.h"
 #include "order.h"
 #include "pagemap.h"
 #include "pager.h"
@@ -451,6 +452,19 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	return 1;
 }
 
+/* Rule 11: a thread that began since the mappings were looked at may have its control block
+ * here, on a stack that the C library kept. Were it moved while the thread exits, the kernel's
+ * last store to it would be lost, and whoever joins it waits for ever. The next look at the
+ * mappings gives them back. */
+static bool may_hold_thread(const struct client *c, const struct batch *b)
+{
+	struct maps_threads *threads = b->allowance->threads;
+	uint64_t base = b->number << BLOCK_SHIFT;
+
+	return threads && (maps_threads_look(c->procdir, threads) < 0 ||
+				  maps_threads_may_be_in(threads, base, base + BLOCK_SIZE));
+}
+
 static int move_block(
 	struct pager *p, struct client *c, struct batch *b, bool huge, struct evict_result *res)
 {
@@ -467,7 +481,9 @@ static int move_block(
 	gate_unlock(p, c);
 	point(POINT_opened);
 	uint64_t shared = res->shared_pages;
-	r = tag < 0 ? tag : move_pages(p, c, b, (unsigned)tag, huge, res);
+	r = tag < 0		    ? tag
+	    : may_hold_thread(c, b) ? 0
+				    : move_pages(p, c, b, (unsigned)tag, huge, res);
 	if (r == 0 && res->shared_pages > shared && !huge) {
 		r = unshare_block(p, c, b->allowance->unshare, b->number);
 		if (r > 0) {

@@ -219,6 +219,7 @@ struct eviction {
 	char no_room[160]; /* what to say when the allowance ends */
 	int64_t counted;   /* the allowance's room when it was last counted; -1 = not yet */
 	bool was_full;	   /* the store was, and nothing was stored since */
+	struct maps_threads threads;
 	struct evict_result *res;
 };
 
@@ -359,12 +360,15 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 	quota_terms(e->worker, c, &v.terms);
 	v.allowance.how = v.terms.how;
 	v.allowance.unshare = v.terms.unshare;
+	v.allowance.threads = &v.threads;
 	if (r == 0) {
+		(void)maps_threads_look(c->procdir, &v.threads);
 		order_busy(c, true);
 		r = evict_blocks(e, &v);
 		order_busy(c, false);
 		link_empty(c);
 	}
+	maps_threads_done(&v.threads);
 	/* What kept us from the rest is in `why`; what was taken was taken. */
 	if (client_state(c) == CLIENT_RELEASED) {
 		snprintf(res->why, sizeof(res->why), "released meanwhile");

@@ -58,6 +58,22 @@ enum { MAPS_MIN_BYTES = 256 << 10, MAPS_THREADS_MAX = 8192 };
  * so fast that one may have been missed. On failure what ret[] holds is undefined. */
 int maps_thread_addresses(int procdir, uint64_t *ret, size_t max, size_t *ret_count);
 
+/* Where the control blocks are, for one who asks again and again: costs little where no thread
+ * began. Starts as zeros. One thread's. */
+struct maps_threads {
+	struct maps_thread {
+		pid_t tid;
+		uint64_t block; /* 0: it hasn't said yet */
+	} * thread;		/* owned */
+	size_t count, room;
+	bool unclear; /* a thread began just now, and hasn't said where its block is */
+};
+/* -EAGAIN: threads begin or end so fast that one may have been missed. -ESRCH: there is none
+ * left. */
+int maps_threads_look(int procdir, struct maps_threads *t);
+bool maps_threads_may_be_in(const struct maps_threads *t, uint64_t start, uint64_t end);
+void maps_threads_done(struct maps_threads *t);
+
 /* Is one of these addresses in the mapping? */
 bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t count);
 

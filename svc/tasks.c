@@ -253,6 +253,94 @@ bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t co
 	return false;
 }
 
+/* ---- control blocks, again and again ---- */
+
+/* One walk: those that were known are found in the order in which they were met before. */
+struct look {
+	const struct maps_threads *before;
+	struct maps_threads *now;
+	size_t next;
+};
+
+static const struct maps_thread *known(struct look *l, pid_t tid)
+{
+	const struct maps_threads *before = l->before;
+
+	for (size_t i = 0; i < before->count; i++) {
+		size_t at = (l->next + i) % before->count;
+		if (before->thread[at].tid != tid)
+			continue;
+		l->next = at + 1;
+		return &before->thread[at];
+	}
+	return NULL;
+}
+
+static int look_at_thread(void *arg, int tasks, pid_t tid)
+{
+	struct look *l = arg;
+	struct maps_threads *now = l->now;
+	const struct maps_thread *old = known(l, tid);
+	struct maps_thread new = {.tid = tid};
+	void *head = NULL;
+	size_t length;
+
+	(void)tasks;
+	if (old && old->block != 0) {
+		new = *old;
+	} else if (syscall(SYS_get_robust_list, tid, &head, &length) == 0) {
+		new.block = (uintptr_t)head;
+		now->unclear |= !old && !head;
+	} else if (errno != ESRCH) {
+		return -errno;
+	}
+	if (now->count == now->room) {
+		size_t room = now->room ? now->room * 2 : 16;
+		struct maps_thread *more = realloc(now->thread, room * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		now->thread = more;
+		now->room = room;
+	}
+	now->thread[now->count++] = new;
+	return 0;
+}
+
+int maps_threads_look(int procdir, struct maps_threads *t)
+{
+	struct maps_threads now = {.count = 0};
+	int r = -EAGAIN;
+
+	for (unsigned i = 0; i < WALK_TRIES && r == -EAGAIN; i++) {
+		now.count = 0;
+		now.unclear = false;
+		r = walk_tasks(procdir, look_at_thread, &(struct look){t, &now, 0});
+	}
+	if (r < 0) {
+		free(now.thread);
+		return r;
+	}
+	free(t->thread);
+	*t = now;
+	return 0;
+}
+
+bool maps_threads_may_be_in(const struct maps_threads *t, uint64_t start, uint64_t end)
+{
+	if (t->unclear)
+		return true;
+	for (size_t i = 0; i < t->count; i++)
+		if (t->thread[i].block >= start && t->thread[i].block < end)
+			return true;
+	return false;
+}
+
+void maps_threads_done(struct maps_threads *t)
+{
+	free(t->thread);
+	*t = (struct maps_threads){.count = 0};
+}
+
 /* ---- quiet ---- */
 
 static bool changes_memory(long number)

@@ -8,6 +8,7 @@
 #include "evict_block.h"
 #include "indexer.h"
 #include "link.h"
+#include "maps.h"
 #include "order.h"
 #include "pager.h"
 #include "points.h"
@@ -217,6 +218,7 @@ static int setup(void **state)
 	client->uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	close(device);
 	client->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	client->procdir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	client->agent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	staging = mmap(
 		NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -245,6 +247,7 @@ static int teardown(void **state)
 	munmap(staging, BLOCK_SIZE);
 	close(client->uffd);
 	close(client->pagemap);
+	close(client->procdir);
 	close(client->agent_pidfd);
 	free(client->link);
 	free(client);
@@ -252,9 +255,11 @@ static int teardown(void **state)
 	return 0;
 }
 
+static struct maps_threads *threads; /* of the program, or NULL */
+
 static struct evict_result evict(const uint64_t *quiet_seq)
 {
-	struct allowance a = {.unshare = UNSHARE_NEVER};
+	struct allowance a = {.unshare = UNSHARE_NEVER, .threads = threads};
 	struct evict_result r = {0};
 
 	atomic_store(&a.room, 1 << 30);
@@ -274,6 +279,26 @@ static void the_gate_is_held_from_order_to_answer(void **state)
 	for (unsigned i = 0; i < COUNT; i++)
 		assert_int_equal(entry_state(entry(i)), PAGE_STORED);
 	assert_int_equal(gate_was_free, 0);
+}
+
+/* Rule 11. One that is known is where it was when it was met. */
+static void a_block_that_holds_a_thread_is_not_ordered(void **state)
+{
+	struct maps_thread one = {.tid = gettid(), .block = start + BLOCK_SIZE - PAGE_SIZE};
+	struct maps_threads t = {.count = 1, .room = 1};
+
+	(void)state;
+	t.thread = malloc(sizeof(one));
+	*t.thread = one;
+	threads = &t;
+	assert_int_equal(evict(NULL).moved_pages, 0);
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_false(was_ordered(i));
+	assert_int_equal(t.thread[0].tid, gettid());
+	t.thread[0].block = start + BLOCK_SIZE;
+	assert_int_equal(evict(NULL).moved_pages, COUNT);
+	threads = NULL;
+	maps_threads_done(&t);
 }
 
 /* The first drain is the look at the block, the second comes before the order. */
@@ -329,6 +354,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(the_gate_is_held_from_order_to_answer),
+		T(a_block_that_holds_a_thread_is_not_ordered),
 		T(what_was_unmapped_just_before_is_not_ordered),
 		T(an_older_look_at_the_threads_clears_nothing),
 		T(a_look_after_the_discard_clears_it),

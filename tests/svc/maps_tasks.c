@@ -382,6 +382,51 @@ static void dead_leader(void **state)
 }
 
 /* Threads come and go: an answer is given, and never another error. */
+static void *says_where_it_is(void *arg)
+{
+	int *pipes = arg;
+	uintptr_t self = (uintptr_t)pthread_self();
+	char byte;
+
+	if (write(pipes[1], &self, sizeof(self)) != sizeof(self) ||
+		read(pipes[2], &byte, 1) != 1)
+		return arg;
+	return NULL;
+}
+
+/* Ours, so nobody else begins one. */
+static void a_thread_begins_between_two_looks(void **state)
+{
+	struct maps_threads t = {.count = 0};
+	int procdir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC), pipes[4];
+	pthread_t thread;
+	uintptr_t block, page = 4096;
+	void *bad;
+
+	(void)state;
+	assert_int_equal(pipe(pipes) | pipe(pipes + 2), 0);
+	assert_int_equal(maps_threads_look(procdir, &t), 0);
+	assert_int_equal(t.count, 1);
+	assert_int_equal(maps_threads_look(procdir, &t), 0);
+	assert_false(t.unclear); /* what has no control block is unclear when it is new */
+	assert_int_equal(pthread_create(&thread, NULL, says_where_it_is, pipes), 0);
+	assert_int_equal(read(pipes[0], &block, sizeof(block)), sizeof(block));
+	assert_false(maps_threads_may_be_in(&t, block, block + page));
+	assert_int_equal(maps_threads_look(procdir, &t), 0);
+	assert_int_equal(t.count, 2);
+	assert_true(maps_threads_may_be_in(&t, block, block + page));
+	assert_false(maps_threads_may_be_in(&t, block - page, block));
+	assert_int_equal(write(pipes[3], "x", 1), 1);
+	assert_int_equal(pthread_join(thread, &bad), 0);
+	assert_null(bad);
+	assert_int_equal(maps_threads_look(procdir, &t), 0);
+	assert_int_equal(t.count, 1);
+	maps_threads_done(&t);
+	for (unsigned i = 0; i < 4; i++)
+		close(pipes[i]);
+	close(procdir);
+}
+
 static void *short_thread(void *arg)
 {
 	return arg;
@@ -432,6 +477,7 @@ int main(void)
 		cmocka_unit_test(no_threads_left),
 		cmocka_unit_test(stacks_of_threads),
 		cmocka_unit_test(running_thread),
+		cmocka_unit_test(a_thread_begins_between_two_looks),
 		cmocka_unit_test(dead_leader),
 		cmocka_unit_test(threads_come_and_go),
 		cmocka_unit_test(thread_within_madvise),

@@ -197,6 +197,27 @@ int tidy_stack(struct tidy *t)
 	return bad || memory_check("beside it", t->memory);
 }
 
+static void *just_end(void *arg)
+{
+	return arg;
+}
+
+/* Rule 11: nor a stack that the C library keeps: its next thread may be there and gone before
+ * anybody looks again. */
+int tidy_stack_kept(struct tidy *t)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, just_end, NULL) != 0 ||
+		pthread_join(thread, NULL) != 0)
+		return 1;
+	/* By glibc it is the control block's address. */
+	uint8_t *block = (uint8_t *)((uintptr_t)thread & -(uintptr_t)TIDY_PAGE);
+	point(POINT_LEAVE);
+	say("control block present: %d", pages_present(block, 1));
+	return memory_check("beside it", t->memory);
+}
+
 /* Rule 11: nor what was managed before and then became a stack. */
 int tidy_stack_later(struct tidy *t)
 {

@@ -83,6 +83,7 @@
 	X(lock, root)                                                                          \
 	X(lock_all, root)                                                                      \
 	X(stack, user)                                                                         \
+	X(stack_kept, user)                                                                    \
 	X(stack_later, user)                                                                   \
 	X(inherited, user)                                                                     \
 	X(freed, user)
