@@ -47,6 +47,7 @@ struct birth {
 	struct uffd_msg *early; /* owned; read from the child so far, not applied */
 	size_t early_count, early_room;
 	uint64_t work;			  /* in all tries so far */
+	int error;			  /* of a try, as the log tells; 0: none so far */
 	bool again;			  /* answers are those that are given: */
 	const struct birth_answer *given; /* borrowed */
 	size_t given_count;
@@ -445,6 +446,17 @@ static void fail(struct client *child, bool too_much)
 	apply_early(child);
 }
 
+/* The kernel says something of its registrations that it never said. It is asked again. */
+static void note_error(struct client *child, int error)
+{
+	if (child->birth->error == error)
+		return;
+	child->birth->error = error;
+	log_warn("client %llu (%s): a forked child can't be told yet where its pages are: %s; "
+		 "it is tried again and again",
+		(unsigned long long)child->id, child->exe, strerror(-error));
+}
+
 int birth_settle(struct pager *p, struct client *child)
 {
 	struct uffd_msg msg[PAGER_MESSAGES];
@@ -463,6 +475,8 @@ int birth_settle(struct pager *p, struct client *child)
 		int n = pager_read(p, child, msg);
 		if (n < 0)
 			return n;
+		if (child->read_again)
+			break;
 		keep_early(child->birth, msg, n);
 		if (child->birth->early_count > EARLY_MAX)
 			r = -E2BIG;
@@ -474,6 +488,8 @@ int birth_settle(struct pager *p, struct client *child)
 	} else if (r == -EBADMSG || r == -E2BIG) {
 		fail(child, r == -E2BIG);
 		r = 0;
+	} else if (r != -EAGAIN && r != -ESRCH) {
+		note_error(child, r);
 	}
 	return r;
 }

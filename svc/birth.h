@@ -21,8 +21,8 @@ void birth_read_fork(struct client *parent, int ufd);
 /* FORK, in its turn, with the parent's gate held. Takes ufd. */
 void birth_fork(struct client *parent, int ufd);
 
-/* Gate held. 0: it is born, or will never be; -EAGAIN: later; -ESRCH. A child of which it can't
- * be told where its pages are is failed: nothing is served any more (rule 8). */
+/* Gate held. 0: it is born, or will never be; -ESRCH; else later, mostly -EAGAIN. A child of
+ * which it can't be told where its pages are is failed: nothing is served any more (rule 8). */
 int birth_settle(struct pager *p, struct client *child);
 
 /* Gate held: the child is no more. Children that it forked before it was born may live, and are

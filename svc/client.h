@@ -86,7 +86,8 @@ struct client {
 	uint64_t settled_to, settled_clock;
 	bool starved;	 /* the last answer found no memory within the client's limits */
 	char why[160];	 /* as of the last evict_result */
-	bool read_again; /* a FORK found no descriptor, or a signal came: the timer reads */
+	bool read_again; /* a FORK found no room, or a signal came: the timer reads */
+	int read_error;	 /* why it could not be read, as the log tells; 0: it always could */
 	bool hostile;	 /* it made us wait: it is not read any more */
 	bool failed;	 /* a page can't be restored: nothing is served any more (rule 8) */
 	/* The latest that was given back as the shim asked; given_count % GIVEN_MAX is next. */

@@ -441,6 +441,23 @@ static void points_read(const struct uffd_msg *msg, unsigned count)
 			point(of[msg[i].event]);
 }
 
+/* Is something there all the same? A FORK stays queued, and its client waits, until there is a
+ * descriptor and memory for it. After that, or a signal, no edge will tell of it again. */
+static bool note_error(struct pager *p, struct client *c, int error)
+{
+	if (error == 0 || error == EAGAIN || error == ESRCH)
+		return false;
+	if (error == EMFILE || error == ENFILE)
+		trouble_set(p->worker, TROUBLE_FILES, true);
+	else if (error != EINTR && error != c->read_error) {
+		c->read_error = error;
+		log_warn("client %llu (%s): its userfaultfd can't be read: %s; it is tried "
+			 "again and again",
+			(unsigned long long)c->id, c->exe, strerror(error));
+	}
+	return true;
+}
+
 int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 {
 	unsigned room = PAGER_MESSAGES;
@@ -456,13 +473,10 @@ int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg)
 		n = read_forked(p, c, to, size);
 	else
 		n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
-	/* A FORK stays queued, and its client waits, until there is room. After a signal what
-	 * is there is unread, and no edge will tell of it again. */
-	c->read_again = n < 0 && (errno == EMFILE || errno == ENFILE || errno == EINTR);
-	if (n < 0 && (errno == EMFILE || errno == ENFILE))
-		trouble_set(p->worker, TROUBLE_FILES, true);
+	int error = n < 0 ? errno : 0;
+	c->read_again = note_error(p, c, error);
 	if (n < 0)
-		return errno == EAGAIN || c->read_again ? 0 : -errno;
+		return error == ESRCH ? -ESRCH : 0;
 	unsigned count = (unsigned)((size_t)n / sizeof(*msg));
 	if (c->journal) {
 		memcpy(msg, to, count * sizeof(*msg));

@@ -51,8 +51,8 @@ void gate_unlock(struct pager *p, struct client *c);
  * -ESRCH: the address space is gone. */
 int pager_drain(struct pager *p, struct client *c);
 
-/* Parts of it. Reads once: the number of messages in msg[PAGER_MESSAGES], 0 when there are
- * none, -ESRCH. */
+/* Parts of it. Reads once: the number of messages in msg[PAGER_MESSAGES]; 0 when there are
+ * none, or c->read_again; -ESRCH. */
 int pager_read(struct pager *p, struct client *c, struct uffd_msg *msg);
 void pager_take(struct client *c, const struct uffd_msg *m);
 /* An event, in its turn (sequence.h). */

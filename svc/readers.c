@@ -3,7 +3,9 @@
  *  2. reader.turn is odd while it is at clients, and grows with each time. Whoever changes it
  *     from odd decides: to even, the reader keeps its lane; REPLACED, it has lost it.
  *  3. While every reader is at clients, `watching` is set: so either one of them gets on, or
- *     the watch finds that it doesn't. */
+ *     the watch finds that it doesn't.
+ *  4. While a client has `retry` set, the timer is armed or is to be read. Who reads it arms
+ *     it again, for another to go, until he has tried all of them. */
 #include "readers.h"
 #include "log.h"
 #include "pager.h"
@@ -27,6 +29,8 @@ enum {
 	EVENTS = 16,
 	/* Twice this at one client is stuck. The slowest honest turn is 1000 reads. */
 	LOOK_MS = 50,
+	/* Whoever tries clients again has come through with them by then, mostly. */
+	GUARD_NS = 20000000,
 };
 
 #define REPLACED (1u << 31) /* of reader.turn */
@@ -62,7 +66,9 @@ struct readers {
 	/* Under the lock: */
 	struct reader *reader[READERS_MAX]; /* owned; only grows */
 	unsigned count;
-	uint64_t retry_due; /* CLOCK_MONOTONIC, ns; 0 = none */
+	/* CLOCK_MONOTONIC, ns; 0 = none. The timer is armed for the first of the two. */
+	uint64_t retry_due;
+	uint64_t guard_due; /* in case that whoever tries clients again is stuck at one */
 	bool stop;
 };
 
@@ -118,41 +124,72 @@ static void serve_all(struct reader *r, bool retry_only)
 	}
 }
 
+/* Under the lock. */
+static void arm_timer(struct readers *all)
+{
+	uint64_t due = all->retry_due;
+
+	if (due == 0 || (all->guard_due > 0 && all->guard_due < due))
+		due = all->guard_due;
+	const struct itimerspec at = {.it_value = {.tv_sec = (time_t)(due / 1000000000),
+					      .tv_nsec = (long)(due % 1000000000)}};
+	timerfd_settime(all->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* One of the lanes gets it, and may be stuck at any of the clients: then another goes on with
+ * those behind. Who is last to begin tries all that are left by then. */
 static void on_timer(struct reader *r)
 {
 	struct readers *all = r->all;
 	uint64_t expirations;
 
-	/* One of the lanes gets it. */
 	if (read(all->timer_fd, &expirations, sizeof(expirations)) < 0)
 		return;
 	pthread_mutex_lock(&all->lock);
+	uint64_t guard = worker_now_ns() + GUARD_NS;
 	all->retry_due = 0;
+	all->guard_due = guard;
+	arm_timer(all);
 	pthread_mutex_unlock(&all->lock);
 	serve_all(r, true);
+	pthread_mutex_lock(&all->lock);
+	if (all->guard_due == guard) {
+		all->guard_due = 0;
+		arm_timer(all);
+	}
+	pthread_mutex_unlock(&all->lock);
+}
+
+/* What comes before clients, at any of which we may be stuck: every lane is told of those, of
+ * the timer perhaps only this one. False: we are to stop. */
+static bool serve_marks(struct reader *r, const struct epoll_event *event, int n)
+{
+	bool timer = false;
+
+	for (int i = 0; i < n; i++) {
+		if (event[i].data.u64 == STOP_MARK)
+			return false;
+		timer |= event[i].data.u64 == TIMER_MARK;
+	}
+	if (timer)
+		on_timer(r);
+	return true;
 }
 
 /* Everything that one wake-up brought. False: we are to stop. */
 static bool serve_events(struct reader *r, const struct epoll_event *event, int n)
 {
-	bool timer = false;
-
+	if (!serve_marks(r, event, n))
+		return false;
 	for (int i = 0; i < n; i++) {
-		uint64_t token = event[i].data.u64;
-		if (token == STOP_MARK)
-			return false;
-		if (token == TIMER_MARK) {
-			timer = true;
+		if (event[i].data.u64 == TIMER_MARK)
 			continue;
-		}
 		/* An event can be older than the end of its client. */
-		struct client *c = worker_by_token(r->all->worker, token);
+		struct client *c = worker_by_token(r->all->worker, event[i].data.u64);
 		if (c)
 			serve(r, c);
 		client_unref(c);
 	}
-	if (timer)
-		on_timer(r);
 	return true;
 }
 
@@ -461,13 +498,11 @@ void readers_remove(struct readers *all, struct client *c)
 void readers_retry(struct readers *all, uint64_t delay_ns)
 {
 	uint64_t due = worker_now_ns() + delay_ns;
-	struct itimerspec in = {.it_value = {.tv_sec = (time_t)(delay_ns / 1000000000),
-					.tv_nsec = (long)(delay_ns % 1000000000)}};
 
 	pthread_mutex_lock(&all->lock);
 	if (all->retry_due == 0 || due < all->retry_due) {
 		all->retry_due = due;
-		timerfd_settime(all->timer_fd, 0, &in, NULL);
+		arm_timer(all);
 	}
 	pthread_mutex_unlock(&all->lock);
 }

@@ -52,12 +52,17 @@ static bool is_told_of(const struct journal *j, uint64_t id)
 }
 
 /* Recorded, but the worker died before it wrote so. */
+static bool is_untold(const struct replay *p, const struct client *c)
+{
+	return c->parent == p->client->id && !atomic_load(&c->indexed) &&
+	       !is_told_of(p->client->journal, c->id);
+}
+
 static struct client *find_untold(const struct replay *p, int ufd)
 {
 	for (size_t i = 0; i < p->all->count; i++) {
 		struct client *c = p->all->client[i];
-		if (c->parent == p->client->id && c->uffd == ufd && !atomic_load(&c->indexed) &&
-			!is_told_of(p->client->journal, c->id))
+		if (c->uffd == ufd && is_untold(p, c))
 			return c;
 	}
 	return NULL;
@@ -292,12 +297,16 @@ static void replay_one(struct replay *p, const struct uffd_msg *m)
 		sequence_add(p->client, m);
 }
 
-/* Is there a child whose FORK wasn't applied before its own was born? */
+/* Of one that isn't born: has it a child all the same, for whom its FORK was passed on when it
+ * had ended? */
 static bool any_passed_on(const struct replay *p)
 {
 	for (uint64_t at = p->first; at < p->end; at++)
 		if (journal_at(p->client->journal, at)->event == JOURNAL_CHILD &&
 			!p->taken[at - p->first])
+			return true;
+	for (size_t i = 0; i < p->all->count; i++)
+		if (is_untold(p, p->all->client[i]))
 			return true;
 	return false;
 }

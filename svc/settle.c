@@ -70,8 +70,7 @@ void settle_answer(struct client *c, uint64_t start, uint64_t end, bool register
 
 void settle_open_all(struct client *c, uint64_t start, uint64_t end)
 {
-	space_region_add(&c->space, start, end);
-	c->space.doubt.lost = true;
+	space_open_all(&c->space, start, end);
 }
 
 void settle_later(struct client *c, uint64_t start, uint64_t end)

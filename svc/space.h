@@ -151,6 +151,7 @@ struct doubt {
 	unsigned late_count;
 	bool late_met; /* one of them */
 	bool lost;     /* more than could be noted: everything is in doubt */
+	bool open_all; /* as well, by space_open_all: no step tells of it */
 };
 
 /* UNMAPs and REMAPs in the order in which they were read, from one moment when the fence was
@@ -282,6 +283,8 @@ void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);
+/* Nobody knows what is registered in the range, and it has to be asked for: a part of all. */
+void space_open_all(struct space *s, uint64_t start, uint64_t end);
 /* Something that was read waits for the fence to be seen down: what a fork may need, or a
  * discard of what may be still to come. */
 static inline bool space_unsettled(const struct space *s)

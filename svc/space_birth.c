@@ -272,7 +272,7 @@ void space_bear_none(struct space *child)
 {
 	end_birth(child);
 	child->doubt.open_count = 0;
-	child->doubt.lost = false;
+	child->doubt.lost = child->doubt.open_all = false;
 }
 
 int space_bear(
@@ -314,6 +314,6 @@ int space_bear(
 	/* What its parent was in doubt of is among the steps; what isn't, it asks for itself.
 	 */
 	if (r == 0)
-		(first > 0 ? end_birth : space_bear_none)(child);
+		(first > 0 || child->doubt.open_all ? end_birth : space_bear_none)(child);
 	return r;
 }

@@ -251,7 +251,7 @@ void space_forget_aside(struct space *s)
 	settle_late(s);
 	s->doubt.unmapped_count = s->doubt.target_count = s->doubt.open_count = 0;
 	s->doubt.kept_count = 0;
-	s->doubt.lost = false;
+	s->doubt.lost = s->doubt.open_all = false;
 }
 
 /* Takes the caller's reference. By the last step. */
@@ -434,6 +434,12 @@ bool space_in_doubt(const struct space *s)
 	       s->doubt.late_met;
 }
 
+void space_open_all(struct space *s, uint64_t start, uint64_t end)
+{
+	space_region_add(s, start, end);
+	s->doubt.lost = s->doubt.open_all = true;
+}
+
 /* Of what a REMAP was read for, fence up since: which came last, only the kernel knows, and
  * until it is asked the record stays as it is, and later events change it. */
 void space_unmap(struct space *s, uint64_t start, uint64_t end)
@@ -571,6 +577,7 @@ static void copy_doubt(const struct space *parent, struct space *child)
 {
 	child->doubt.open_count = parent->doubt.open_count;
 	child->doubt.lost = parent->doubt.lost;
+	child->doubt.open_all = parent->doubt.open_all;
 	memcpy(child->doubt.open, parent->doubt.open, sizeof(child->doubt.open));
 	child->doubt.late_count = parent->doubt.late_count;
 	memcpy(child->doubt.late, parent->doubt.late, sizeof(child->doubt.late));

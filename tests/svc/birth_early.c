@@ -43,7 +43,6 @@ static uint64_t addr(unsigned place)
 
 /* ---- the rest of the service ---- */
 
-
 void store_ref(struct store *s, blob_t b)
 {
 	(void)s, (void)b;
@@ -302,6 +301,26 @@ static void a_child_waits_for_its_parents_gate(void **state)
 	assert_out_at(CHILD, 3);
 }
 
+/* No step of its parent's tells of that: the child asks for itself. */
+static void what_its_parent_has_to_ask_for_it_asks_for_too(void **state)
+{
+	struct memory *parent = of(PARENT);
+
+	(void)state;
+	/* A second fork. Something is about to be registered, and isn't. */
+	space_open_all(&client(PARENT)->space, addr(4), addr(5));
+	parent->registered[0] = false;
+	do_fork(parent, GRANDCHILD);
+	struct uffd_msg fork = parent->event[--parent->events];
+	pager_take(client(PARENT), &fork);
+	bear(GRANDCHILD);
+	assert_true(space_in_doubt(&client(GRANDCHILD)->space));
+	assert_non_null(space_region_at(&client(GRANDCHILD)->space, addr(4)));
+	/* The other one was forked before. */
+	bear(CHILD);
+	assert_false(space_in_doubt(&client(CHILD)->space));
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -310,6 +329,7 @@ int main(void)
 		T(what_a_child_unmaps_after_its_fork_stays_its_childs),
 		T(a_child_of_one_that_was_never_born_has_what_it_had_then),
 		T(a_child_waits_for_its_parents_gate),
+		T(what_its_parent_has_to_ask_for_it_asks_for_too),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@
 enum { WATCHDOG_S = 60 };
 
 /* What happens between the pager's last look at the flags and its read. */
-enum act { ACT_NOTHING, ACT_BLOCK, ACT_BLOCK_AFTER_ALARM, ACT_SIGNAL };
+enum act { ACT_NOTHING, ACT_BLOCK, ACT_BLOCK_AFTER_ALARM, ACT_SIGNAL, ACT_NO_MEMORY };
 
 struct world {
 	struct worker worker;
@@ -54,6 +54,8 @@ ssize_t __wrap_read(int fd, void *to, size_t size)
 	world->reads++;
 	if (world->act == ACT_SIGNAL)
 		return errno = EINTR, -1;
+	if (world->act == ACT_NO_MEMORY)
+		return errno = ENOMEM, -1;
 	if (world->act != ACT_NOTHING)
 		fcntl(fd, F_SETFL, 0);
 	while (world->act == ACT_BLOCK_AFTER_ALARM && alarms == before)
@@ -296,6 +298,26 @@ static void a_signal_is_no_harm(void **state)
 	assert_int_equal(w->retries, 1);
 }
 
+/* For the file of a FORK: it stays queued, and its edge is used up. What waits is tried again,
+ * too. */
+static void no_memory_to_read_is_tried_again(void **state)
+{
+	struct world *w = *state;
+
+	w->act = ACT_NO_MEMORY;
+	for (unsigned i = 1; i <= 3; i++) {
+		assert_int_equal(pager_drain(&w->pager, &w->client), 0);
+		assert_true(w->client.read_again);
+		assert_int_equal(w->retries, i);
+	}
+	assert_int_equal(w->client.read_error, ENOMEM);
+	w->act = ACT_NOTHING;
+	assert_int_equal(pager_drain(&w->pager, &w->client), 0);
+	assert_false(w->client.read_again);
+	assert_int_equal(w->retries, 3);
+	assert_int_equal(client_state(&w->client), 0);
+}
+
 /* Without an alarm it isn't read at all. */
 static void no_alarm_no_read(void **state)
 {
@@ -337,6 +359,7 @@ int main(void)
 		T(an_alarm_before_the_read_is_not_the_last),
 		T(the_alarm_is_of_the_thread_that_reads),
 		T(a_signal_is_no_harm),
+		T(no_memory_to_read_is_tried_again),
 		T(no_alarm_no_read),
 		T(one_that_never_had_an_agent_costs_no_alarm),
 	};

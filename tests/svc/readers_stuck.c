@@ -211,6 +211,29 @@ static void test_retry_while_stuck(void **state)
 	end(r);
 }
 
+/* Only one of the lanes is told of the timer, and it is stuck at the first of those that wait
+ * for it. Nobody watches, for the other lane waits for faults. */
+static void test_stuck_while_retrying(void **state)
+{
+	(void)state;
+	struct readers *r = begin(2);
+	uint64_t replaced = readers_replaced(r);
+
+	place[0].blocks = true;
+	for (size_t i = 0; i < 3; i++) {
+		readers_remove(r, &place[i].client);
+		fault(i);
+		atomic_store(&place[i].client.retry, true);
+	}
+	readers_retry(r, 1000000);
+	for (size_t i = 1; i < 3; i++)
+		sem_wait(&place[i].served);
+	sem_post(&place[0].go);
+	sem_wait(&place[0].served);
+	assert_int_equal(readers_replaced(r), replaced);
+	end(r);
+}
+
 /* Stuck for about as long as the watch takes to notice: it may be replaced, or get on just
  * then. */
 static void test_at_the_edge(void **state)
@@ -241,6 +264,8 @@ int main(void)
 		cmocka_unit_test(test_a_replacement_is_replaced),
 		cmocka_unit_test(test_more_stuck_than_lanes),
 		cmocka_unit_test(test_what_it_was_told_is_not_lost),
-		cmocka_unit_test(test_retry_while_stuck), cmocka_unit_test(test_at_the_edge)};
+		cmocka_unit_test(test_retry_while_stuck),
+		cmocka_unit_test(test_stuck_while_retrying),
+		cmocka_unit_test(test_at_the_edge)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1098,6 +1098,79 @@ static void a_fork_is_born_by_what_was_known_when_it_was_read(void **state)
 	}
 }
 
+static struct client *client_of(const struct memory *m)
+{
+	struct client *found = NULL;
+
+	for (size_t i = 0; i < w->worker.client_count; i++)
+		if (w->worker.client[i]->uffd == m->uffd) {
+			assert_null(found);
+			found = w->worker.client[i];
+		}
+	assert_non_null(found);
+	return found;
+}
+
+/* Has pages out, was forked by several threads that moved memory, has forked itself, which was
+ * read, and isn't born. */
+static struct client *unborn_that_forked(void)
+{
+	struct client *c = attach_program(THREADS);
+	struct memory *m = memory_of(c);
+
+	for (unsigned k = 0; k < PLACE_PAGES; k++) {
+		model_touch(m, 0, k, true);
+		serve_until_calm(m, c);
+		model_touch(m, 0, k, true);
+	}
+	for (unsigned tries = 0; c->space.out_pages < PLACE_PAGES; tries++) {
+		assert_true(tries < FETCH_TRIES);
+		evict_place(c, 0);
+	}
+	m->lag = 1000000; /* nobody sees the fence down before it forks */
+	model_move(m, 0, 1, false);
+	while (!model_calm(m))
+		serve(c);
+	model_fork(m);
+	serve(c);
+	m->lag = 0;
+	struct memory *child = model_memory(1);
+	child->lag = 1000000; /* and nobody in the child */
+	model_fork(child);
+	for (unsigned tries = 0; !model_calm(child); tries++) {
+		assert_true(tries < FETCH_TRIES);
+		serve(c);
+		serve(client_of(child));
+	}
+	assert_non_null(client_of(child)->birth);
+	return client_of(child);
+}
+
+/* The child ends, and the worker dies while it makes a client of the child's child. */
+static void a_fork_is_passed_on_once(void **state)
+{
+	static const enum point points[] = {
+		POINT_fork, POINT_fork_recorded, POINT_fork_told, POINT_ended};
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
+		world_new(i + 1);
+		begin_worker(false);
+		struct client *child = unborn_that_forked();
+		assert_true(model_end(memory_of(child)));
+		if (points[i] == POINT_ended)
+			bury_worker();
+		else
+			assert_true(dies_serving(child, points[i]));
+		begin_worker(true);
+		fetch_all();
+		assert_false(client_of(model_memory(2))->failed);
+		assert_true(model_memory(2)->present[0][0] || model_memory(2)->present[1][0]);
+		assert_int_equal(w->refused, 0);
+		world_done();
+	}
+}
+
 /* A discard of what isn't on record: else rows are never written again. */
 static void what_waits_only_for_the_fence_does_not_wait_for_ever(void **state)
 {
@@ -1117,6 +1190,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_next_worker_knows_where_every_page_is),
 		cmocka_unit_test(a_fork_is_born_by_what_was_known_when_it_was_read),
+		cmocka_unit_test(a_fork_is_passed_on_once),
 		cmocka_unit_test(what_waits_only_for_the_fence_does_not_wait_for_ever),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
