@@ -34,8 +34,12 @@ int join_prove(int uffd, int pagemap, uint64_t bell, unsigned questions)
 	}
 	if (r == 0)
 		r = uffd_protect(uffd, bell, PAGE_SIZE, true);
-	if (r < 0)
+	if (r < 0) {
 		uffd_unregister(uffd, bell, PAGE_SIZE);
+		/* Its shim may ring already. The kernel wakes whoever waits in what it
+		 * unregisters only where that waits for missing pages. */
+		uffd_wake(uffd, bell, PAGE_SIZE);
+	}
 	return r;
 }
 

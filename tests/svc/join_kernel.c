@@ -289,6 +289,48 @@ static void a_foreign_uffd_proves_nothing(void **state)
 	munmap(number, PAGE_SIZE);
 }
 
+static void *ring(void *bell)
+{
+	*(volatile uint8_t *)bell = 4;
+	return NULL;
+}
+
+/* A thread of the program's rings while questions are asked, and one of these fails. */
+static struct {
+	pthread_t thread;
+	bool rings, fail;
+} ringing;
+
+int __real_pagemap_words(int fd, uint64_t start, size_t count, uint64_t *ret);
+int __wrap_pagemap_words(int fd, uint64_t start, size_t count, uint64_t *ret);
+int __wrap_pagemap_words(int fd, uint64_t start, size_t count, uint64_t *ret)
+{
+	int uffd = world->client[CLIENTS - 1].uffd;
+	struct uffd_msg m;
+
+	if (!ringing.fail)
+		return __real_pagemap_words(fd, start, count, ret);
+	ringing.fail = false;
+	ringing.rings = true;
+	assert_int_equal(uffd_protect(uffd, start, PAGE_SIZE, true), 0);
+	assert_int_equal(pthread_create(&ringing.thread, NULL, ring, world->bell), 0);
+	while (read(uffd, &m, sizeof(m)) != sizeof(m))
+		sched_yield();
+	assert_int_equal(m.event, UFFD_EVENT_PAGEFAULT);
+	return -EAGAIN;
+}
+
+/* Else it would wait for ever, as would this test. */
+static void who_rings_meanwhile_goes_on(void **state)
+{
+	struct world *w = *state;
+
+	ringing.fail = true;
+	finds_none(w, USER, -EAGAIN);
+	assert_true(ringing.rings);
+	pthread_join(ringing.thread, NULL);
+}
+
 int main(void)
 {
 	if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
@@ -307,6 +349,7 @@ int main(void)
 		T(later_while_an_event_is_unread),
 		T(what_came_meanwhile_is_looked_at),
 		T(a_foreign_uffd_proves_nothing),
+		T(who_rings_meanwhile_goes_on),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
