@@ -60,7 +60,7 @@ static bool is_held_up(const struct space *s, const struct uffd_msg *m, struct r
 {
 	struct region to = target_of(m), both = common(to, part);
 
-	if (s->doubt.lost)
+	if (s->doubt.lost || both.start >= both.end)
 		return false;
 	for (size_t i = space_region_index(s, both.start);
 		i < s->region_count && s->region[i].start < both.end; i++)

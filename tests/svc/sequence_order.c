@@ -269,6 +269,23 @@ static void what_needs_no_order_is_read_on(void **state)
 	assert_has(9, 55);
 }
 
+/* In the same region, but not there: it waits in its turn. */
+static void what_leaves_elsewhere_makes_no_room(void **state)
+{
+	(void)state;
+	for (unsigned i = 3; i < 9; i++)
+		put(i, 11 * i);
+	take_remap(5, 3, 1);
+	take(UFFD_EVENT_UNMAP, 8, 1);
+	take_remap(7, 21, 1);
+	assert_int_equal(applied, 0);
+	leave();
+	assert_int_equal(applied, 5);
+	assert_has(3, 55);
+	assert_has(9, 33);
+	assert_has(21, 77);
+}
+
 /* ---- bounds ---- */
 
 /* More than any program has in flight that doesn't mean to: the kernel is asked for all. */
@@ -296,6 +313,7 @@ int main(void)
 		T(a_departure_passes_a_discard_of_that_and_more),
 		T(a_departure_passes_a_discard_of_what_it_brings),
 		T(what_arrived_and_moves_on_makes_no_room),
+		T(what_leaves_elsewhere_makes_no_room),
 		T(what_waits_in_vain_is_applied_as_it_was_read),
 		T(nothing_is_read_for_a_moment),
 		T(what_needs_no_order_is_read_on),
