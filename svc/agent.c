@@ -267,7 +267,7 @@ int agent_main(void *arg)
 		}
 		if (fds[3].revents && atomic_load(&a->link->head.accepted) == LINK_PENDING) {
 			/* It died before anybody could know of us. Nothing was taken. */
-			atomic_store(&a->link->head.closed, 1);
+			atomic_store(&a->link->head.closed, LINK_LEFT);
 			agent_exit();
 		}
 		if (fds[3].revents)

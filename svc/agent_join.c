@@ -192,7 +192,7 @@ static int publish(struct agent *a)
 static void withdraw(struct agent *a)
 {
 	if (a->link)
-		atomic_store(&a->link->head.closed, 1);
+		atomic_store(&a->link->head.closed, LINK_LEFT);
 }
 
 static int say_ready(const struct agent *a, int fd)

@@ -69,7 +69,7 @@ void attach_free(struct attachment *a)
 		return;
 	if (a->link) {
 		/* Its shim may ask already: nobody will answer. */
-		atomic_store(&a->link->head.closed, 1);
+		atomic_store(&a->link->head.closed, LINK_LEFT);
 		munmap(a->link, sizeof(*a->link));
 	}
 	closer_close(a->socket);
@@ -452,7 +452,7 @@ static int make_client(struct worker *w, struct attachment *a, int uffd, pid_t a
 	if (r == 0)
 		r = join_prove(uffd, c->pagemap, c->bell, 4);
 	if (r < 0) {
-		atomic_store(&c->link->head.closed, 1);
+		atomic_store(&c->link->head.closed, LINK_LEFT);
 		order_exit(c->link, c->doorbell);
 		client_unref(c);
 		return r;

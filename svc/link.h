@@ -61,6 +61,14 @@ enum link_acceptance {
 	LINK_ACCEPTED = 2
 };
 
+enum link_end {
+	/* By the service, or by an agent that gave up: a forked child's memory is served all
+	 * the same, and what was registered stays so. */
+	LINK_LEFT = 1,
+	/* By the service, to whom everything was given back before. */
+	LINK_ALL_BACK = 2
+};
+
 struct link_head {
 	uint64_t magic;
 	uint32_t version;
@@ -79,10 +87,9 @@ struct link_head {
 	int32_t error;	     /* 0; -EAGAIN: stopped, the fence is up; else the last refusal */
 	uint32_t busy_pages; /* refused with EBUSY: shared or pinned */
 	uint64_t moved[LINK_SLOTS /
-		       64];	 /* bit i: slot i holds its page, and its bytes are copied */
-	_Atomic uint32_t asleep; /* the agent sleeps in poll: an order needs the doorbell */
-	_Atomic uint32_t
-		closed; /* by the service: nothing is managed any more, ask for nothing */
+		       64];	  /* bit i: slot i holds its page, and its bytes are copied */
+	_Atomic uint32_t asleep;  /* the agent sleeps in poll: an order needs the doorbell */
+	_Atomic uint32_t closed;  /* enum link_end; not 0: nobody answers, ask for nothing */
 	_Atomic uint32_t exit;	  /* by the service: the agent ends */
 	_Atomic uint32_t hung_up; /* the exec pipe hung up: is it still our program's memory? */
 	/* By the service, enum link_acceptance: once it is accepted, a service that comes after

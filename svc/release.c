@@ -364,7 +364,7 @@ bool release_step(struct release *r, struct pager *p, unsigned *ret_wait_ms)
  * the uffd will. */
 static void say_goodbye(struct pager *p, struct client *c)
 {
-	atomic_store(&c->link->head.closed, 1);
+	atomic_store(&c->link->head.closed, LINK_ALL_BACK);
 	for (int i = 0; i < BELL_TRIES; i++) {
 		int r = uffd_protect(c->uffd, c->bell, PAGE_SIZE, false);
 		if (r != -EAGAIN && r != -ENOMEM)

@@ -91,7 +91,7 @@ _Atomic bool shim_locked_unlinked;
 /* For memory that is locked without the service's knowing it stays registered. */
 static void note_lock(const struct shim_call *call)
 {
-	if (shim_page && !call->link)
+	if (shim_call_alone(call))
 		atomic_store(&shim_locked_unlinked, true);
 }
 
@@ -111,14 +111,14 @@ static int call_lock(const void *addr, size_t len, long nr, unsigned flags)
 
 /* Not before mlock: that brings the pages back itself, and may be allowed where madvise isn't.
  */
-void shim_touch_in_child(const void *addr, size_t len, bool fill)
+void shim_touch_in_child(const struct shim_call *call, const void *addr, size_t len, bool fill)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 
 	uintptr_t to = (uintptr_t)addr + len;
 	int how = fill ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
 
-	if (!shim_page || shim_page->link)
+	if (!shim_call_alone(call))
 		return;
 	if (RAWCALL(SYS_madvise, from, to - from, how, 0, 0, 0) != -ENOMEM)
 		return;
@@ -135,13 +135,13 @@ static bool is_watched(int advice)
 	       advice == MADV_COLLAPSE;
 }
 
-/* In a child without a link, before its call is over. Guards discard pages of which the service
+/* In a child that is alone, before its call is over. Guards discard pages of which the service
  * may believe that they are out: it is told by a discard of the same. The guards stay. */
 static void discard_in_child(const struct shim_call *call, const void *addr, size_t len)
 {
 	uintptr_t from = (uintptr_t)addr & ~(uintptr_t)(LINK_PAGE - 1);
 
-	if (call->begun && !call->link)
+	if (shim_call_alone(call))
 		RAWCALL(SYS_madvise, from, (uintptr_t)addr + len - from, MADV_DONTNEED, 0, 0,
 			0);
 }
@@ -152,8 +152,8 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 		return (int)shim_result(RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0));
 	int saved = errno;
 	struct shim_call call;
-	shim_touch_in_child(addr, len, advice == MADV_COLLAPSE);
 	shim_give_back(&call, addr, len);
+	shim_touch_in_child(&call, addr, len, advice == MADV_COLLAPSE);
 	long r = RAWCALL(SYS_madvise, addr, len, advice, 0, 0, 0);
 	if (r == 0 && advice == MADV_GUARD_INSTALL)
 		discard_in_child(&call, addr, len);
@@ -181,12 +181,13 @@ EXPORT ssize_t process_madvise(
 		uintptr_t start = (uintptr_t)range[i].iov_base;
 		from = start < from ? start : from;
 		to = start + range[i].iov_len > to ? start + range[i].iov_len : to;
-		shim_touch_in_child(
-			range[i].iov_base, range[i].iov_len, advice == MADV_COLLAPSE);
 	}
 	int saved = errno;
 	struct shim_call call;
 	shim_give_back(&call, (const void *)from, from < to ? to - from : 0);
+	for (size_t i = 0; i < count; i++)
+		shim_touch_in_child(
+			&call, range[i].iov_base, range[i].iov_len, advice == MADV_COLLAPSE);
 	r = RAWCALL(SYS_process_madvise, pidfd, range, count, advice, flags, 0);
 	/* Of our own memory: of another's the kernel allows none that is_watched but to
 	 * collapse. */

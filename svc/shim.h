@@ -53,6 +53,9 @@ void shim_keep(struct shim_call *call);
 /* False: there is no link. */
 bool shim_call_begin(struct shim_call *call);
 void shim_call_end(struct shim_call *call);
+/* Does nobody answer this call, of a program whose memory may be registered all the same? A
+ * forked child's, which has no link, or none any more: its agent may not get through. */
+bool shim_call_alone(const struct shim_call *call);
 /* First thing in a new process. Generation: greater than its parent's; 0: it has no agent. */
 void shim_calls_start(uint32_t generation);
 
@@ -65,11 +68,11 @@ bool shim_near_limit(void);
 /* No page is on its way out. It stays so while all is given back. */
 bool shim_staging_unused(const struct link *link);
 
-/* In a forked child without a link, brings the pages back by touching them, and with `fill` has
- * none missing; elsewhere nothing. */
-void shim_touch_in_child(const void *addr, size_t len, bool fill);
+/* After shim_give_back, which does nothing in a forked child that has nobody to ask: brings the
+ * pages back by touching them, and with `fill` has none missing. Elsewhere nothing. */
+void shim_touch_in_child(const struct shim_call *call, const void *addr, size_t len, bool fill);
 
-/* Memory of this process was locked when it had no link: it may be registered still. */
+/* Memory of this process was locked when nobody could be asked: it may be registered still. */
 extern _Atomic bool shim_locked_unlinked;
 
 /* After the program locked all of its memory, and what was ours with it. Everything of the

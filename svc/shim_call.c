@@ -110,6 +110,13 @@ bool shim_call_begin(struct shim_call *call)
 	return call->link != NULL;
 }
 
+/* Safe to look at: as long as the call is under way, a child has a stand-in for it. */
+bool shim_call_alone(const struct shim_call *call)
+{
+	return call->begun &&
+	       (!call->link || atomic_load(&call->link->head.closed) == LINK_LEFT);
+}
+
 void shim_call_end(struct shim_call *call)
 {
 	uint32_t at = atomic_load(&under_way.depth) - 1, counted = call->counted;
@@ -139,7 +146,7 @@ static void replace_link(const struct place *p)
 	if (!link)
 		return;
 	if (stand_in(link, LINK_DATA_AT))
-		atomic_store(&link->head.closed, 1); /* nobody will answer */
+		atomic_store(&link->head.closed, LINK_LEFT);
 	stand_in(link->data, sizeof(link->data));
 	stand_in(p->bell, LINK_PAGE);
 	if (p->staging)

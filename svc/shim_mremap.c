@@ -274,7 +274,7 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	/* Perhaps a part of the range is registered, and nothing else keeps it apart. */
 	struct shim_call call;
 	shim_give_back(&call, (const void *)old, old_len);
-	shim_touch_in_child((const void *)old, old_len, false);
+	shim_touch_in_child(&call, (const void *)old, old_len, false);
 	r = several ? all_the_rest(&way, flags, to) : 1;
 	if (r == 1)
 		r = RAWCALL(SYS_mremap, old, old_len, new_len, flags, to, 0);

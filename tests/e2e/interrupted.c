@@ -12,8 +12,8 @@
  */
 #include "kernel.h"
 #include "shim.h"
+#include "shim_page.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -52,27 +52,6 @@ static void die(const char *what)
 {
 	fprintf(stderr, "interrupted: %s: %s\n", what, strerror(errno));
 	exit(1);
-}
-
-/* The shim's page is the only one that a fork wipes. */
-static struct shim_page *find_page(void)
-{
-	FILE *f = fopen("/proc/self/smaps", "re");
-	char line[512];
-	unsigned long start = 0, at, end;
-
-	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%lx-%lx ", &at, &end) == 2)
-			start = at;
-		else if (strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " wf"))
-			break;
-		else
-			continue;
-	}
-	if (!f || feof(f))
-		die("the shim has no page: not taken over");
-	fclose(f);
-	return (struct shim_page *)start;
 }
 
 static uint32_t counted(void)
@@ -178,22 +157,6 @@ static void lock_for_ever(bool linked)
 	}
 }
 
-/* Our agent: who else has our memory? */
-static bool has_agent(void)
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *e;
-	bool found = false;
-
-	while (proc && !found && (e = readdir(proc))) {
-		int pid = atoi(e->d_name);
-		found = pid > 0 && pid != getpid() &&
-			syscall(SYS_kcmp, getpid(), pid, KCMP_VM, 0, 0) == 0;
-	}
-	closedir(proc);
-	return found;
-}
-
 static void be_stuck(void)
 {
 	struct link *link;
@@ -258,6 +221,8 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	page = find_page();
+	if (!page)
+		die("the shim has no page: not taken over");
 	locked = mmap(
 		NULL, LINK_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	fork_somehow = strcmp(argv[2], "_Fork") == 0 ? _Fork : fork;

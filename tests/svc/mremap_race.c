@@ -49,9 +49,9 @@ void shim_end(struct shim_call *call)
 	(void)call;
 }
 
-void shim_touch_in_child(const void *addr, size_t len, bool fill)
+void shim_touch_in_child(const struct shim_call *call, const void *addr, size_t len, bool fill)
 {
-	(void)addr, (void)len, (void)fill;
+	(void)call, (void)addr, (void)len, (void)fill;
 }
 
 long shim_result(long r)
