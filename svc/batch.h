@@ -25,7 +25,7 @@ struct allowance {
 	uint32_t stamp;		/* the second, by the service's clock */
 	_Atomic int64_t room;	/* bytes that may still be stored */
 	_Atomic bool exhausted; /* a page found no room */
-	/* The program's, as of its last block; NULL: it has none that begin. */
+	/* The program's, as of its last block; NULL: none are looked for. */
 	struct maps_threads *threads; /* borrowed */
 };
 

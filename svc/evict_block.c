@@ -465,6 +465,12 @@ static bool may_hold_thread(const struct client *c, const struct batch *b)
 				  maps_threads_may_be_in(threads, base, base + BLOCK_SIZE));
 }
 
+static int move_unless_thread(struct pager *p, struct client *c, struct batch *b, int tag,
+	bool huge, struct evict_result *res)
+{
+	return may_hold_thread(c, b) ? 0 : move_pages(p, c, b, (unsigned)tag, huge, res);
+}
+
 static int move_block(
 	struct pager *p, struct client *c, struct batch *b, bool huge, struct evict_result *res)
 {
@@ -481,14 +487,12 @@ static int move_block(
 	gate_unlock(p, c);
 	point(POINT_opened);
 	uint64_t shared = res->shared_pages;
-	r = tag < 0		    ? tag
-	    : may_hold_thread(c, b) ? 0
-				    : move_pages(p, c, b, (unsigned)tag, huge, res);
+	r = tag < 0 ? tag : move_unless_thread(p, c, b, tag, huge, res);
 	if (r == 0 && res->shared_pages > shared && !huge) {
 		r = unshare_block(p, c, b->allowance->unshare, b->number);
 		if (r > 0) {
 			res->shared_pages = shared;
-			r = move_pages(p, c, b, (unsigned)tag, huge, res);
+			r = move_unless_thread(p, c, b, tag, huge, res);
 		}
 	}
 	order_close(c);

@@ -69,7 +69,7 @@ struct maps_threads {
 	bool unclear; /* a thread began just now, and hasn't said where its block is */
 };
 /* -EAGAIN: threads begin or end so fast that one may have been missed. -ESRCH: there is none
- * left. */
+ * left. -ENOMEM. What was known stays then. */
 int maps_threads_look(int procdir, struct maps_threads *t);
 bool maps_threads_may_be_in(const struct maps_threads *t, uint64_t start, uint64_t end);
 void maps_threads_done(struct maps_threads *t);
