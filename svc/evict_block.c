@@ -452,23 +452,32 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	return 1;
 }
 
-/* Rule 11: a thread that began since the mappings were looked at may have its control block
- * here, on a stack that the C library kept. Were it moved while the thread exits, the kernel's
- * last store to it would be lost, and whoever joins it waits for ever. The next look at the
- * mappings gives them back. */
-static bool may_hold_thread(const struct client *c, const struct batch *b)
+/* Rule 11: a thread that began since the mappings were looked at may have its control block in
+ * what is managed here, on a stack that the C library kept. Were it moved while the thread
+ * exits, the kernel's last store to it would be lost, and whoever joins it waits for ever. The
+ * next look at the mappings gives them back. What lies beside a stack, in the same block, can
+ * be taken. */
+static bool may_hold_thread(struct pager *p, struct client *c, const struct batch *b)
 {
-	struct maps_threads *threads = b->allowance->threads;
-	uint64_t base = b->number << BLOCK_SHIFT;
+	struct maps_threads *t = b->allowance->threads;
 
-	return threads && (maps_threads_look(c->procdir, threads) < 0 ||
-				  maps_threads_may_be_in(threads, base, base + BLOCK_SIZE));
+	if (!t)
+		return false;
+	if (maps_threads_look(c->procdir, t) < 0 || t->unclear)
+		return true;
+	bool found = false;
+	gate_lock(c);
+	for (size_t i = 0; i < t->count; i++)
+		found |= t->thread[i].block >> BLOCK_SHIFT == b->number &&
+			 space_region_at(&c->space, t->thread[i].block);
+	gate_unlock(p, c);
+	return found;
 }
 
 static int move_unless_thread(struct pager *p, struct client *c, struct batch *b, int tag,
 	bool huge, struct evict_result *res)
 {
-	return may_hold_thread(c, b) ? 0 : move_pages(p, c, b, (unsigned)tag, huge, res);
+	return may_hold_thread(p, c, b) ? 0 : move_pages(p, c, b, (unsigned)tag, huge, res);
 }
 
 static int move_block(

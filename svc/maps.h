@@ -71,7 +71,6 @@ struct maps_threads {
 /* -EAGAIN: threads begin or end so fast that one may have been missed. -ESRCH: there is none
  * left. -ENOMEM. What was known stays then. */
 int maps_threads_look(int procdir, struct maps_threads *t);
-bool maps_threads_may_be_in(const struct maps_threads *t, uint64_t start, uint64_t end);
 void maps_threads_done(struct maps_threads *t);
 
 /* Is one of these addresses in the mapping? */

@@ -325,16 +325,6 @@ int maps_threads_look(int procdir, struct maps_threads *t)
 	return 0;
 }
 
-bool maps_threads_may_be_in(const struct maps_threads *t, uint64_t start, uint64_t end)
-{
-	if (t->unclear)
-		return true;
-	for (size_t i = 0; i < t->count; i++)
-		if (t->thread[i].block >= start && t->thread[i].block < end)
-			return true;
-	return false;
-}
-
 void maps_threads_done(struct maps_threads *t)
 {
 	free(t->thread);

@@ -207,10 +207,10 @@ leave() { # NAME
 	[ "$code" -eq 0 ] || fail "$1 ended with $code"
 }
 # An order that a worker dies of has no answer. It is given again.
-out() { [ "$(client evicted_bytes "$1")" -ge $(($2 << 20)) ]; }
-evict_out() { larder evict "$1" && out "$1" "$2"; }
-take_out() { # NAME MB: so much of it, at least
-	wait_for evict_out "${pid[$1]}" "$2" || fail "$1 can't be evicted: $(larder evict "${pid[$1]}" 2>&1)"
+out() { [ "$(client evicted_bytes "$1")" -ge $(($2 << 20 | ${3:-0} << 10)) ]; }
+evict_out() { larder evict "$1" && out "$@"; }
+take_out() { # NAME MB [KB]: so much of it, at least
+	wait_for evict_out "${pid[$1]}" "${@:2}" || fail "$1 can't be evicted: $(larder evict "${pid[$1]}" 2>&1)"
 }
 try() { larder "$@" >"$work/try.out" 2>&1 || true; }
 
@@ -446,7 +446,7 @@ run_full() {
 }
 
 # A process that shares the memory is killed in munmap, and nobody hears of it: what is on record there is
-# too much. Then something else is moved there, or it is given back.
+# too much, if all is out. Then something else is moved there, or it is given back.
 lose_unmap() {
 	local child evict
 	is_right first m
@@ -470,7 +470,7 @@ run_lost() {
 	for name in ${group[lost]}; do
 		hold first 3
 		client_wait
-		take_out first 3
+		take_out first 3 512
 		lose_unmap
 		if [ "$name" = gone_told ]; then
 			kill_at "$name" 1 try release "$client_pid"
