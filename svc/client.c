@@ -60,8 +60,6 @@ void client_unref(struct client *c)
 	journal_free(c->journal);
 	journal_remove(c->worker->store_dir, c->id);
 	space_done(&c->space);
-	for (size_t i = 0; i < c->unneeded_count; i++)
-		store_unref(c->worker->store, c->unneeded[i]);
 	free(c->unneeded);
 	free(c->rows_gone);
 	if (c->link)

@@ -94,10 +94,6 @@ struct client {
 	struct region given[GIVEN_MAX];
 	uint64_t given_count;
 
-	blob_t *unneeded; /* owned; blobs to be let go of once the rows that name them are gone
-			   */
-	size_t unneeded_count, unneeded_room;
-
 	/* The restorer's, under its lock (restorer.h). */
 	struct client *next_ring; /* owned reference */
 	bool rang;
@@ -118,6 +114,8 @@ struct client {
 	_Atomic bool indexed; /* the index has rows of it */
 	uint64_t *rows_gone;  /* owned; blocks whose row goes with the transaction under way */
 	size_t rows_gone_count, rows_gone_room;
+	blob_t *unneeded; /* owned; what no entry needs any more, while its rows are written */
+	size_t unneeded_count, unneeded_room;
 	uint64_t zapped_clock; /* when staging was emptied last; written with the gate */
 	uint64_t held_named; /* HELD pages that its rows name as STORED, and that aren't yet */
 	bool rows_name_staging; /* somebody's rows say of a page that it lies in its staging */

@@ -267,22 +267,25 @@ static int write_taken(struct txn *t)
 	return 0;
 }
 
-/* The transaction is over. Only what no committed row names may be let go of. */
+/* What the entries don't name any more. Rows may still: those of a leaf that died since, whose
+ * pages an mremap had carried into another. So it waits with the dead. */
+static void let_go(struct client *c)
+{
+	for (size_t i = 0; i < c->unneeded_count; i++)
+		graveyard_add_blob(&c->worker->graveyard, c->unneeded[i]);
+	c->unneeded_count = 0;
+}
+
+/* The transaction is over. */
 static void finish_client(struct pager *p, const struct taken *taken, bool committed)
 {
 	struct client *c = taken->client;
 
+	let_go(c);
 	gate_lock(c);
 	if (!committed) {
 		mark_all_dirty(c);
-		/* The leaf that named one may die before its row is written anew. */
-		for (size_t i = 0; i < c->unneeded_count; i++)
-			graveyard_add_blob(c->space.graveyard, c->unneeded[i]);
-		c->unneeded_count = 0;
 	} else {
-		for (size_t i = 0; i < c->unneeded_count; i++)
-			store_unref(p->worker->store, c->unneeded[i]);
-		c->unneeded_count = 0;
 		if (c->journal)
 			journal_trim(c->journal, c->row_clock);
 		atomic_store(&c->indexed, !taken->dropped);
@@ -441,7 +444,7 @@ static bool has_dirty(struct pager *p, struct client *c)
 		return false;
 	gate_lock(c);
 	space_keep_room(&c->space);
-	bool dirty = c->space.dirty_count > 0 || c->unneeded_count > 0 ||
+	bool dirty = c->space.dirty_count > 0 ||
 		     (c->journal && journal_end(c->journal) - journal_begin(c->journal) >
 					    JOURNAL_LONG);
 	gate_unlock(p, c);

@@ -150,18 +150,30 @@ static struct leaf *leaf_new_at_once(struct graveyard *g)
 	return leaf ? leaf_begin(g, leaf) : NULL;
 }
 
-void graveyard_add_blob(struct graveyard *g, blob_t blob)
+/* Lock held. */
+static bool has_room(struct graveyard *g)
 {
-	if (blob == BLOB_NONE)
-		return;
-	struct leaf *fresh = leaf_new(g); /* may wait, so not under the lock */
-	pthread_mutex_lock(&g->lock);
 	if (g->blobs && g->blob_count == BLOCK_PAGES) {
 		g->blobs->next = g->first;
 		g->first = g->blobs;
 		g->blobs = NULL;
 	}
-	if (!g->blobs) {
+	return g->blobs != NULL;
+}
+
+void graveyard_add_blob(struct graveyard *g, blob_t blob)
+{
+	struct leaf *fresh = NULL;
+
+	if (blob == BLOB_NONE)
+		return;
+	pthread_mutex_lock(&g->lock);
+	if (!has_room(g)) {
+		pthread_mutex_unlock(&g->lock);
+		fresh = leaf_new(g); /* may wait, so not under the lock */
+		pthread_mutex_lock(&g->lock);
+	}
+	if (!has_room(g)) {
 		g->blobs = fresh;
 		g->blob_count = 0;
 		fresh = NULL;

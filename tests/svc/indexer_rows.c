@@ -380,6 +380,26 @@ static void fork_one(void)
 		gate_unlock(NULL, parent);
 }
 
+/* mremap, of a page or of a block, to where something may be; and something else is mapped
+ * there. The fence is down in between. */
+static void move(struct client *c)
+{
+	struct space *s = &c->space;
+	bool whole = rnd(2) == 0;
+	uint64_t from = addr_of(rnd(BLOCKS), whole ? 0 : (unsigned)rnd(PAGES));
+	uint64_t to = addr_of(rnd(BLOCKS), whole ? 0 : (unsigned)rnd(PAGES));
+	uint64_t bytes = whole ? BLOCK_SIZE : PAGE_SIZE;
+
+	if (from == to)
+		return;
+	space_unmap(s, to, to + bytes);
+	space_forget_aside(s);
+	space_remap(s, from, to, bytes);
+	space_unmap(s, from, from + bytes);
+	space_forget_aside(s);
+	space_region_add(s, from, from + bytes);
+}
+
 static void change(struct client *c)
 {
 	uint64_t block = rnd(BLOCKS);
@@ -387,7 +407,7 @@ static void change(struct client *c)
 
 	gate_lock(c);
 	journal_add(c->journal, JOURNAL_GONE, 0, 0, 0, 0);
-	switch (rnd(4)) {
+	switch (rnd(5)) {
 	case 0: /* a fault is answered */
 		if (entry_out(space_entry(&c->space, addr_of(block, page))))
 			space_set_state(&c->space, addr_of(block, page), PAGE_RESIDENT);
@@ -401,6 +421,9 @@ static void change(struct client *c)
 		break;
 	case 3:
 		c->waiting_count = rnd(3) == 0;
+		break;
+	case 4:
+		move(c);
 		break;
 	}
 	gate_unlock(NULL, c);
@@ -495,7 +518,8 @@ static void check_held(struct batch *b)
 			for (unsigned page = 0; page < PAGES; page++) {
 				uint32_t e = space_entry(&f->space, addr_of(block, page));
 				uint64_t leaf = w->committed->block[f->id][block];
-				if (entry_state(e) == PAGE_HELD)
+				if (entry_state(e) == PAGE_HELD && block == b->number &&
+					(entry_value(e) & (BLOCK_PAGES - 1)) == page)
 					assert_int_equal(
 						w->committed->entry[leaf][page], b->blob[page]);
 			}
