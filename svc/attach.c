@@ -51,6 +51,7 @@ struct attachment {
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
 	int agent_pidfd;    /* owned: the agent's; -1 before READY, of a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
+	struct join_search search;
 };
 
 int attach_fd(const struct attachment *a)
@@ -571,7 +572,7 @@ static int on_ready_to_join(
 	r = eats_reserve(pagemap) ? -EMFILE : check_agent(a);
 	point(POINT_join);
 	if (r == 0)
-		r = join_find(w, a->peer.uid, pagemap, a->bell_at, &c);
+		r = join_find(w, &a->search, a->peer.uid, pagemap, a->bell_at, &c);
 	if (r == 0) {
 		r = join_client(w, a, c, mem, pagemap, ready);
 		client_unref(c);

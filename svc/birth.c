@@ -370,18 +370,24 @@ static int is_registered(void *arg, uint64_t addr)
 	return r;
 }
 
+bool birth_has_fork(const struct client *child)
+{
+	const struct birth *b = child->birth;
+
+	for (size_t i = 0; b && i < b->early_count; i++)
+		if (b->early[i].event == UFFD_EVENT_FORK)
+			return true;
+	return false;
+}
+
 static int try_to_bear(struct client *child)
 {
 	struct birth *b = child->birth;
 	struct list early = {.count = 0};
 
-	bool forked = false;
-
-	for (size_t i = 0; i < b->early_count; i++) {
-		forked |= b->early[i].event == UFFD_EVENT_FORK;
+	for (size_t i = 0; i < b->early_count; i++)
 		if (b->early[i].event != UFFD_EVENT_REMOVE)
 			list_add_event(&early, &b->early[i]);
-	}
 	const struct midwife m = {.registered = is_registered,
 		.arg = child,
 		.grown = b->grown,
@@ -390,7 +396,7 @@ static int try_to_bear(struct client *child)
 		.line_count = b->line.count,
 		.early = early.step,
 		.early_count = early.count,
-		.forked = forked,
+		.forked = birth_has_fork(child),
 		.work = &b->work};
 	b->answers.count = 0;
 	int r = space_bear(&child->space, b->steps, b->before, &m);

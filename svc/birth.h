@@ -25,6 +25,9 @@ void birth_fork(struct client *parent, int ufd);
  * which it can't be told where its pages are is failed: nothing is served any more (rule 8). */
 int birth_settle(struct pager *p, struct client *child);
 
+/* Gate held. Was a FORK of its own read before it was born? */
+bool birth_has_fork(const struct client *child);
+
 /* Gate held: the child is no more. Children that it forked before it was born may live, and are
  * told for themselves. */
 void birth_pass_on(struct client *child);

@@ -1,6 +1,8 @@
 #include "join.h"
+#include "birth.h"
 #include "cleanup.h"
 #include "pagemap.h"
+#include "sequence.h"
 #include "uffd.h"
 #include "worker.h"
 
@@ -60,18 +62,11 @@ pid_t join_pid_of(int pidfd)
 	return pid > 0 ? pid : -ESRCH;
 }
 
-static bool is_expected(const struct client *c)
-{
-	return client_state(c) == CLIENT_FORKED && c->agent_pid == 0;
-}
-
+/* Any program that is taken over may have forked it; that it has may not be known yet. */
 bool join_expected(struct worker *w)
 {
-	bool any = false;
-
 	pthread_mutex_lock(&w->lock);
-	for (size_t i = 0; i < w->client_count && !any; i++)
-		any = is_expected(w->client[i]);
+	bool any = w->client_count + w->ended_count > 0;
 	pthread_mutex_unlock(&w->lock);
 	return any;
 }
@@ -85,6 +80,65 @@ uint32_t join_random_page(void)
 		if (getrandom(&page, sizeof(page), 0) < 0)
 			usleep(1000);
 	return page;
+}
+
+/* The gate is let go, with what came meanwhile for somebody to look at: a client that has no
+ * faults and no events is looked at by nobody else. */
+static void let_go(struct client *c, bool doubtful)
+{
+	pthread_mutex_unlock(&c->gate);
+	if (doubtful || atomic_load(&c->pending))
+		worker_retry_later(c->worker, c, 1);
+}
+
+/* ---- parents ---- */
+
+/* Is there no FORK of its that was read and isn't applied? Whoever reads one has the gate until
+ * it is applied, or put where it waits. */
+static bool is_clear(struct client *c)
+{
+	if (atomic_load(&c->dropped))
+		return true;
+	if (pthread_mutex_trylock(&c->gate) != 0)
+		return false;
+	bool clear = !sequence_has_fork(c) && !birth_has_fork(c);
+	let_go(c, !clear);
+	return clear;
+}
+
+static int by_id(const void *a, const void *b)
+{
+	const struct client *const *x = a, *const *y = b;
+	return ((*x)->id > (*y)->id) - ((*x)->id < (*y)->id);
+}
+
+/* A child that is made now has a higher id than its parent, so it is met as well. */
+static int clear_parents(struct worker *w, struct join_search *s, uid_t uid)
+{
+	bool patient = s->turns < JOIN_TURNS_FOR_OTHERS, clear = true;
+	struct client **client;
+	size_t count;
+
+	if (worker_clients_and_ended(w, &client, &count) < 0)
+		return -EAGAIN;
+	qsort(client, count, sizeof(struct client *), by_id);
+	for (size_t i = 0; i < count; i++) {
+		struct client *c = client[i];
+		if (clear && c->id > s->cleared)
+			clear = is_clear(c) || (!patient && (c->uid != uid || c->hostile));
+		if (clear && c->id > s->cleared)
+			s->cleared = c->id;
+		client_unref(c);
+	}
+	free(client);
+	return clear ? 0 : -EAGAIN;
+}
+
+/* ---- the child ---- */
+
+static bool is_expected(const struct client *c)
+{
+	return client_state(c) == CLIENT_FORKED && c->agent_pid == 0;
 }
 
 /* To register a page that is registered already, and take that back, would lose what is out
@@ -103,29 +157,27 @@ static int ask(struct client *c, int pagemap, uint64_t bell)
 		r = join_prove(c->uffd, pagemap, bell, 32);
 	else if (r == 1)
 		r = -EPERM;
-	bool doubtful = space_in_doubt(&c->space);
-	pthread_mutex_unlock(&c->gate);
-	/* One that has no faults and no events is looked at by nobody else. */
-	if (doubtful || atomic_load(&c->pending))
-		worker_retry_later(c->worker, c, 1);
+	let_go(c, space_in_doubt(&c->space));
 	return r;
 }
 
 /* Asking changes nothing in a child that has nothing mapped there, and only this one has. */
-int join_find(struct worker *w, uid_t uid, int pagemap, uint64_t bell, struct client **ret)
+static int ask_all(struct worker *w, const struct join_search *s, uid_t uid, int pagemap,
+	uint64_t bell, struct client **ret)
 {
+	bool patient = s->turns < JOIN_TURNS_FOR_OTHERS;
 	struct client **client, *found = NULL;
 	size_t count;
-	int r = worker_clients(w, &client, &count), result = -ENOENT;
+	int result = -ENOENT;
 
-	if (r < 0)
+	if (worker_clients(w, &client, &count) < 0)
 		return -EAGAIN;
 	for (size_t i = 0; i < count; i++) {
-		if (!found && client[i]->uid == uid && is_expected(client[i])) {
-			r = ask(client[i], pagemap, bell);
+		if (!found && is_expected(client[i])) {
+			int r = ask(client[i], pagemap, bell);
 			if (r == 0)
 				found = client[i];
-			else if (r == -EAGAIN)
+			else if (r == -EAGAIN && (patient || client[i]->uid == uid))
 				result = r;
 		}
 		if (client[i] != found)
@@ -136,4 +188,19 @@ int join_find(struct worker *w, uid_t uid, int pagemap, uint64_t bell, struct cl
 		return result;
 	*ret = found;
 	return 0;
+}
+
+int join_find(struct worker *w, struct join_search *s, uid_t uid, int pagemap, uint64_t bell,
+	struct client **ret)
+{
+	int r = ask_all(w, s, uid, pagemap, bell, ret);
+
+	/* What was applied since isn't among those that were asked. */
+	if (r == -ENOENT) {
+		r = clear_parents(w, s, uid);
+		if (r == 0)
+			r = ask_all(w, s, uid, pagemap, bell, ret);
+	}
+	s->turns++;
+	return r;
 }

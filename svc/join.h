@@ -17,14 +17,29 @@ int join_prove(int uffd, int pagemap, uint64_t bell, unsigned questions);
  */
 pid_t join_pid_of(int pidfd);
 
-/* Are there children without an agent? */
+/* Can a forked child be one of ours? */
 bool join_expected(struct worker *w);
 /* A page number where nobody happens to have anything: 1 to 16 TiB, below where mappings and
  * above where programs lie. */
 uint32_t join_random_page(void);
 
-/* The child of this user that has its bell there: a reference. -ENOENT: none; -EAGAIN: perhaps
- * one that can't be asked now. */
-int join_find(struct worker *w, uid_t uid, int pagemap, uint64_t bell, struct client **ret);
+/* A search, which may take several turns: one an agent, from its connection on. Starts as
+ * zeros. */
+struct join_search {
+	/* Of those with an id up to this one all FORKs that were read before the search began
+	 * were applied: what they forked is in the table. */
+	uint64_t cleared;
+	unsigned turns;
+};
+/* While there is somebody whose FORK is read and not applied, the search goes on: for so many
+ * turns where that is another user's, who may mean it to. The program may have changed its user
+ * since. */
+enum { JOIN_TURNS_FOR_OTHERS = 100 };
+
+/* The child that has its bell there, whose agent is one of this user's: a reference. Its
+ * fork(2) was over, so FORK was read, before it could connect. -ENOENT: none; -EAGAIN: perhaps
+ * one that can't be asked now, or isn't in the table yet. */
+int join_find(struct worker *w, struct join_search *s, uid_t uid, int pagemap, uint64_t bell,
+	struct client **ret);
 
 #endif

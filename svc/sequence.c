@@ -171,6 +171,14 @@ void sequence_add(struct client *c, const struct uffd_msg *m)
 	}
 }
 
+bool sequence_has_fork(const struct client *c)
+{
+	for (size_t i = 0; i < c->waiting_count; i++)
+		if (c->waiting[i].event == UFFD_EVENT_FORK)
+			return true;
+	return false;
+}
+
 void sequence_flush(struct client *c)
 {
 	while (c->waiting_count > 0)

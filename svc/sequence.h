@@ -23,6 +23,8 @@
 bool sequence_pause(const struct client *c);
 /* Gate held. An event (no fault) that was just read: applied now or later. */
 void sequence_add(struct client *c, const struct uffd_msg *m);
+/* Gate held. Is a FORK among those that wait? */
+bool sequence_has_fork(const struct client *c);
 /* The fence was seen down after all that was read: nothing waits any longer. */
 void sequence_flush(struct client *c);
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Forked children are looked after in their own right: each gets an agent, can be evicted by itself,
 # has its own bytes, and outlives its parent; grandchildren too. One that no libc forked (a raw
-# system call) has no agent, and is served all the same.
+# system call) has no agent, and is served all the same. Whoever becomes another user stays who it is.
 #
 # CHILDREN_MB (8).
 # shellcheck source=tests/lib.sh
@@ -47,6 +47,10 @@ while True:
                 break
         else:
             say("forked")
+    elif order[0] == "user":
+        os.setresgid(*[int(order[1])] * 3)
+        os.setresuid(*[int(order[1])] * 3)
+        say("became")
     elif order[0] == "check":
         say("good" if zlib.crc32(data) == want else "BAD")
     elif order[0] == "end":
@@ -133,4 +137,25 @@ for name in 00 02 010; do
 	tell "$name" end ends
 done
 no_clients() { [ "$(json '.clients | length')" -eq 0 ]; }
+wait_for no_clients || fail "clients stay: $(larder status)"
+
+echo '-- of a program that was root when it was taken over'
+rm "$work/home"/in-*
+(cd "$work/home" && exec "$work/bin/larder" run -- /usr/bin/python3 -c "$program" "$mb") \
+	>"$work/client.out" 2>&1 </dev/null &
+client_pid=$!
+started+=("$client_pid")
+wait_for says 0 ready || fail 'not ready'
+client_wait
+id=$(client id)
+evict 0
+tell 0 'user 65534' became
+tell 0 'fork 1' forked
+wait_for says 00 ready || fail 'no child'
+evict 00
+[ "$(client parent)" -eq "$id" ] || fail "its child is taken for another's"
+is_good 00
+is_good 0
+tell 00 end ends
+tell 0 end ends
 wait_for no_clients || fail "clients stay: $(larder status)"

@@ -1,7 +1,9 @@
 /* Which child an agent speaks for is asked of the kernel, on real userfaultfds of this process.
  * The worker is a stub. */
+#include "birth.h"
 #include "join.h"
 #include "pagemap.h"
+#include "sequence.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -20,14 +22,20 @@
 
 #include <cmocka.h>
 
-enum { CLIENTS = 3, USER = 1000, OTHER_USER = 1001, QUESTIONS = 32 };
+enum { CLIENTS = 4, USER = 1000, OTHER_USER = 1001, QUESTIONS = 32 };
 
 struct world {
 	struct worker worker;
 	struct graveyard graveyard;
 	struct client client[CLIENTS];
 	struct client *table[CLIENTS];
-	unsigned retries, unrefs;
+	struct join_search search;
+	struct client *ended;
+	const struct client *forks;  /* its FORK was read, and isn't applied */
+	const struct client *unborn; /* a FORK of its own was read before its birth */
+	void (*at_forks)(void);	     /* when it is asked whether it does */
+	unsigned refs, unrefs;
+	unsigned retries;
 	int pagemap;
 	uint8_t *bell;
 	uint64_t at; /* of the bell */
@@ -39,10 +47,32 @@ static struct world *world;
 int worker_clients(struct worker *w, struct client ***ret, size_t *ret_count)
 {
 	assert_ptr_equal(w, &world->worker);
-	*ret = calloc(CLIENTS, sizeof(struct client *));
+	*ret = calloc(CLIENTS + 1, sizeof(struct client *));
 	for (*ret_count = 0; *ret_count < w->client_count; ++*ret_count)
 		(*ret)[*ret_count] = w->client[*ret_count];
+	world->refs += (unsigned)*ret_count;
 	return 0;
+}
+
+int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret_count)
+{
+	worker_clients(w, ret, ret_count);
+	for (size_t i = 0; i < w->ended_count; i++)
+		(*ret)[(*ret_count)++] = w->ended[i];
+	world->refs += (unsigned)w->ended_count;
+	return 0;
+}
+
+bool sequence_has_fork(const struct client *c)
+{
+	if (world->at_forks)
+		world->at_forks();
+	return c == world->forks;
+}
+
+bool birth_has_fork(const struct client *c)
+{
+	return c == world->unborn;
 }
 
 void worker_retry_later(struct worker *w, struct client *c, uint64_t delay_ns)
@@ -77,7 +107,8 @@ static int new_uffd(void)
 	return fd;
 }
 
-/* Clients [0] and [1] are children of another memory, [2] is us. */
+/* Clients [0] and [1] are children of another memory, [2] is a program that attached, and the
+ * last is us. */
 static int setup(void **state)
 {
 	struct world *w = world = calloc(1, sizeof(*w));
@@ -89,9 +120,10 @@ static int setup(void **state)
 	for (size_t i = 0; i < CLIENTS; i++) {
 		struct client *c = w->table[i] = &w->client[i];
 		c->worker = &w->worker;
+		c->id = i + 1;
 		c->uid = USER;
 		c->uffd = i < CLIENTS - 1 ? -1 : new_uffd();
-		atomic_store(&c->state, CLIENT_FORKED);
+		atomic_store(&c->state, i == 2 ? CLIENT_MANAGED : CLIENT_FORKED);
 		pthread_mutex_init(&c->gate, NULL);
 		space_init(&c->space, &w->graveyard);
 	}
@@ -124,8 +156,8 @@ static int teardown(void **state)
 static int find(struct world *w, uid_t uid, struct client **ret)
 {
 	*ret = NULL;
-	w->retries = w->unrefs = 0;
-	return join_find(&w->worker, uid, w->pagemap, w->at, ret);
+	w->retries = w->refs = w->unrefs = 0;
+	return join_find(&w->worker, &w->search, uid, w->pagemap, w->at, ret);
 }
 
 /* Nobody is found, and nothing was done to the bell; all references are given back. */
@@ -135,7 +167,7 @@ static void finds_none(struct world *w, uid_t uid, int error)
 
 	assert_int_equal(find(w, uid, &c), error);
 	assert_null(c);
-	assert_int_equal(w->unrefs, CLIENTS);
+	assert_int_equal(w->unrefs, w->refs);
 	*(volatile uint8_t *)w->bell = 2; /* not write-protected: it would wait for ever */
 }
 
@@ -155,18 +187,102 @@ static void the_one_is_found(void **state)
 	assert_true(join_expected(&w->worker));
 	assert_int_equal(find(w, USER, &c), 0);
 	assert_ptr_equal(c, &w->client[CLIENTS - 1]);
-	assert_int_equal(w->unrefs, CLIENTS - 1);
+	assert_int_equal(w->unrefs, w->refs - 1);
 	assert_true(is_protected(w));
 	assert_int_equal(pthread_mutex_trylock(&c->gate), 0);
 	pthread_mutex_unlock(&c->gate);
 }
 
-static void not_by_another_user(void **state)
+/* Its parent attached as root, say, and became this user. */
+static void the_one_is_found_whoever_it_is_now(void **state)
+{
+	struct world *w = *state;
+	struct client *c;
+
+	assert_int_equal(find(w, OTHER_USER, &c), 0);
+	assert_ptr_equal(c, &w->client[CLIENTS - 1]);
+}
+
+/* ---- its FORK isn't applied yet ---- */
+
+static void let_it_be_forked(void)
+{
+	world->at_forks = NULL;
+	world->worker.client_count = CLIENTS;
+}
+
+static void one_that_is_not_in_the_table_yet(void **state)
+{
+	struct world *w = *state;
+	struct client *c;
+
+	w->worker.client_count = CLIENTS - 1;
+	w->forks = &w->client[2];
+	finds_none(w, USER, -EAGAIN);
+	assert_int_equal(w->retries, 1);
+	/* Just before its parent is looked at. */
+	w->forks = NULL;
+	w->at_forks = let_it_be_forked;
+	assert_int_equal(find(w, USER, &c), 0);
+	assert_ptr_equal(c, &w->client[CLIENTS - 1]);
+}
+
+static void its_parent_is_unborn(void **state)
 {
 	struct world *w = *state;
 
-	finds_none(w, OTHER_USER, -ENOENT);
-	finds_none(w, 0, -ENOENT);
+	w->worker.client_count = CLIENTS - 1;
+	w->unborn = &w->client[1];
+	finds_none(w, USER, -EAGAIN);
+	w->unborn = NULL;
+	finds_none(w, USER, -ENOENT);
+}
+
+static void its_parent_has_ended(void **state)
+{
+	struct world *w = *state;
+
+	w->worker.client_count = CLIENTS - 2;
+	w->forks = w->ended = &w->client[2];
+	w->worker.ended = &w->ended;
+	w->worker.ended_count = 1;
+	finds_none(w, USER, -EAGAIN);
+	atomic_store(&w->client[2].dropped, true);
+	finds_none(w, USER, -ENOENT);
+}
+
+static void whoever_was_clear_once_may_be_busy(void **state)
+{
+	struct world *w = *state;
+
+	w->worker.client_count = CLIENTS - 1;
+	w->forks = &w->client[2];
+	pthread_mutex_lock(&w->client[2].gate);
+	finds_none(w, USER, -EAGAIN);
+	assert_int_equal(w->search.cleared, 2);
+	pthread_mutex_unlock(&w->client[2].gate);
+	w->forks = &w->client[1];
+	finds_none(w, USER, -ENOENT);
+}
+
+/* Another user's program that never comes to an end with it, or that never can be asked. */
+static void others_hold_it_up_for_a_while(void **state)
+{
+	struct world *w = *state;
+
+	w->client[2].uid = w->client[1].uid = OTHER_USER;
+	w->worker.client_count = CLIENTS - 1;
+	w->forks = &w->client[2];
+	for (int i = 0; i < JOIN_TURNS_FOR_OTHERS; i++)
+		finds_none(w, USER, -EAGAIN);
+	finds_none(w, USER, -ENOENT);
+	w->search = (struct join_search){0};
+	w->forks = NULL;
+	w->client[1].space.doubt.lost = true;
+	for (int i = 0; i < JOIN_TURNS_FOR_OTHERS; i++)
+		finds_none(w, USER, -EAGAIN);
+	finds_none(w, USER, -ENOENT);
+	finds_none(w, OTHER_USER, -EAGAIN);
 }
 
 static void not_one_that_has_an_agent(void **state)
@@ -340,7 +456,12 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(the_one_is_found),
-		T(not_by_another_user),
+		T(the_one_is_found_whoever_it_is_now),
+		T(one_that_is_not_in_the_table_yet),
+		T(its_parent_is_unborn),
+		T(its_parent_has_ended),
+		T(whoever_was_clear_once_may_be_busy),
+		T(others_hold_it_up_for_a_while),
 		T(not_one_that_has_an_agent),
 		T(never_where_something_is_on_record),
 		T(never_where_something_is_registered),
