@@ -15,6 +15,21 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+/* One that was killed has it until its memory is freed, which comes first. */
+enum { LOCK_TRIES = 50, LOCK_WAIT_US = 20000 };
+
+static int try_lock(int fd)
+{
+	int r = -EWOULDBLOCK;
+
+	for (int i = 0; i < LOCK_TRIES && r == -EWOULDBLOCK; i++) {
+		if (i > 0)
+			usleep(LOCK_WAIT_US);
+		r = flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0;
+	}
+	return r;
+}
+
 static int take_lock(struct runtime *r, const char *dir)
 {
 	char path[600];
@@ -25,14 +40,12 @@ static int take_lock(struct runtime *r, const char *dir)
 		log_error("%s: %s", path, strerror(errno));
 		return -errno;
 	}
-	if (flock(r->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		int e = errno;
+	int e = try_lock(r->lock_fd);
+	if (e < 0)
 		log_error("%s: %s", path,
-			e == EWOULDBLOCK ? "another larderd runs with this runtime directory"
-					 : strerror(e));
-		return -e;
-	}
-	return 0;
+			e == -EWOULDBLOCK ? "another larderd runs with this runtime directory"
+					  : strerror(-e));
+	return e;
 }
 
 static bool is_tmpfs(const char *path)

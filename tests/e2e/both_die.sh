@@ -58,6 +58,13 @@ right=$(ask before)
 grep -q 'another larderd runs' "$work/second.out" || fail "the second larderd says: $(cat "$work/second.out")"
 [ "$(ask second)" = "$right" ] || fail 'not the same bytes after a second larderd'
 
+# ---- one that dies has the lock for a while ----
+both_die
+flock "$LARDER_RUNTIME_DIR/lock" sleep 0.3 &
+started+=("$!")
+larderd_start "$everyone"
+[ "$(ask third)" = "$right" ] || fail 'not the same bytes after it'
+
 # ---- again and again ----
 for i in 1 2 3; do
 	evict_fully
