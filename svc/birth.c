@@ -79,6 +79,13 @@ static void list_add_event(struct list *l, const struct uffd_msg *m)
 
 /* ---- begin and end ---- */
 
+static void begin(struct client *child)
+{
+	child->birth = space_alloc(sizeof(*child->birth));
+	memset(child->birth, 0, sizeof(*child->birth));
+	child->unborn_since_ns = worker_now_ns();
+}
+
 /* Of whom it can be told again, with what had grown by then. */
 static void tell_child(
 	struct client *parent, int ufd, const struct client *child, const struct birth_fork *f)
@@ -105,8 +112,7 @@ static struct client *new_child(struct client *parent, int ufd, const struct bir
 	snprintf(child->policy, sizeof(child->policy), "%s", parent->policy);
 	child->failed = parent->failed;
 	atomic_store(&child->state, CLIENT_FORKED);
-	child->birth = space_alloc(sizeof(*child->birth));
-	memset(child->birth, 0, sizeof(*child->birth));
+	begin(child);
 	/* First its own record, so that nobody else's number is taken for its descriptor. */
 	worker_record_client(parent->worker, child);
 	point(POINT_fork_recorded);
@@ -270,6 +276,7 @@ void birth_free(struct client *child)
 	if (!b)
 		return;
 	child->birth = NULL;
+	child->unborn_since_ns = child->early_faults = child->early_fault_ns = 0;
 	steps_unref(b->steps);
 	client_unref(b->parent);
 	free(b->line.step);
@@ -416,9 +423,21 @@ static void note_birth(struct client *child)
 	journal_add(child->journal, JOURNAL_BORN, b->steps->count, b->answers.count, 0, 0);
 }
 
-static void keep_early(struct birth *b, const struct uffd_msg *msg, int count)
+static void note_fault(struct client *child, const struct uffd_msg *m)
 {
+	if (m->event != UFFD_EVENT_PAGEFAULT)
+		return;
+	child->early_faults++;
+	if (child->early_fault_ns == 0)
+		child->early_fault_ns = worker_now_ns();
+}
+
+static void keep_early(struct client *child, const struct uffd_msg *msg, int count)
+{
+	struct birth *b = child->birth;
+
 	for (int i = 0; i < count; i++) {
+		note_fault(child, &msg[i]);
 		space_make_room(
 			(void **)&b->early, b->early_count, &b->early_room, sizeof(*b->early));
 		b->early[b->early_count++] = msg[i];
@@ -483,7 +502,7 @@ int birth_settle(struct pager *p, struct client *child)
 			return n;
 		if (child->read_again)
 			break;
-		keep_early(child->birth, msg, n);
+		keep_early(child, msg, n);
 		if (child->birth->early_count > EARLY_MAX)
 			r = -E2BIG;
 	}
@@ -501,12 +520,6 @@ int birth_settle(struct pager *p, struct client *child)
 }
 
 /* ---- again ---- */
-
-static void begin_again(struct client *child)
-{
-	child->birth = space_alloc(sizeof(*child->birth));
-	memset(child->birth, 0, sizeof(*child->birth));
-}
 
 static void follow_batches(struct client *child)
 {
@@ -531,7 +544,7 @@ void birth_fork_again(struct client *parent, const struct birth_fork *f)
 		fork_gone(parent);
 		return;
 	}
-	begin_again(f->child);
+	begin(f->child);
 	f->child->failed |= parent->failed;
 	copy_parent(parent, f->child, f);
 	follow_batches(f->child);
@@ -539,7 +552,7 @@ void birth_fork_again(struct client *parent, const struct birth_fork *f)
 
 void birth_keep_early(struct client *child, const struct uffd_msg *m)
 {
-	keep_early(child->birth, m, 1);
+	keep_early(child, m, 1);
 }
 
 int birth_born_again(
@@ -592,7 +605,7 @@ void birth_pass_on_again(struct client *child,
 			continue;
 		if (!f.told)
 			tell_child(child, (int)b->early[i].arg.fork.ufd, f.child, &f);
-		begin_again(f.child);
+		begin(f.child);
 		f.child->failed |= child->failed;
 		copy_unborn(child, f.child, &since);
 		follow_batches(f.child);

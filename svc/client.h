@@ -72,8 +72,12 @@ struct client {
 	struct space space;
 	int alone_fork; /* the descriptor of its last FORK, if it had one thread then; else 0 */
 	struct birth *birth;	  /* owned; of a forked child that isn't born yet (birth.h) */
+	uint64_t unborn_since_ns; /* CLOCK_MONOTONIC, while it isn't */
+	uint64_t early_faults;	  /* that were read by then */
+	uint64_t early_fault_ns;  /* CLOCK_MONOTONIC, of the first; 0 = none */
 	struct uffd_msg *waiting; /* owned; events that were read too early (sequence.h) */
 	size_t waiting_count, waiting_room;
+	uint64_t waiting_since_ns; /* CLOCK_MONOTONIC, while there are any */
 	uint64_t pause_until_ns; /* CLOCK_MONOTONIC; nothing is read before, while they wait */
 	struct fault deferred[DEFERRED_MAX]; /* faults that met the fence */
 	unsigned deferred_count;
@@ -97,6 +101,8 @@ struct client {
 	/* The restorer's, under its lock (restorer.h). */
 	struct client *next_ring; /* owned reference */
 	bool rang;
+	/* CLOCK_MONOTONIC, when a request was answered last, or came, while there are any. */
+	_Atomic uint64_t asked_since_ns;
 
 	/* The main loop's: when the program was found to have ended or execed; 0 = it wasn't.
 	 */
@@ -105,6 +111,7 @@ struct client {
 	/* The service manager has its userfaultfd (fdstore.h); or may have, from an earlier
 	 * worker. */
 	bool stored, may_be_stored;
+	unsigned long_waits; /* of which the log tells (waits.h) */
 	bool named; /* of one without a pidfd that failed: its process was looked for */
 
 	/* The evictor's. */

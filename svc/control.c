@@ -11,6 +11,7 @@
 #include "restorer.h"
 #include "settings.h"
 #include "state.h"
+#include "waits.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -74,14 +75,16 @@ static uint64_t stored_bytes(struct pager *p, struct client *c)
 }
 
 /* Gate held. */
-static uint64_t oldest_fault_ms(const struct client *c)
+static void fill_waits(const struct client *c, struct client_stats *s)
 {
-	uint64_t now = worker_now_ns(), oldest = now;
+	struct waits waits;
 
-	for (unsigned i = 0; i < c->deferred_count; i++)
-		if (c->deferred[i].read_ns < oldest)
-			oldest = c->deferred[i].read_ns;
-	return (now - oldest) / 1000000;
+	waits_of(c, &waits);
+	s->waiting_faults = waits.faults;
+	s->oldest_fault_ms = waits.oldest_fault_ms;
+	s->waiting_events = waits.events;
+	s->unborn_ms = waits.unborn_ms;
+	s->request_ms = waits.request_ms;
 }
 
 static void fill_stats(struct pager *p, struct client *c, struct client_stats *s)
@@ -103,8 +106,7 @@ static void fill_stats(struct pager *p, struct client *c, struct client_stats *s
 	for (size_t i = 0; i < c->space.region_count; i++)
 		s->managed_bytes += c->space.region[i].end - c->space.region[i].start;
 	s->evicted_bytes = c->space.out_pages * PAGE_SIZE;
-	s->waiting_faults = c->deferred_count;
-	s->oldest_fault_ms = oldest_fault_ms(c);
+	fill_waits(c, s);
 	gate_unlock(p, c);
 }
 
@@ -226,14 +228,15 @@ static void sum_clients(struct worker *w, struct service_stats *s, uint64_t *ret
 	s->clients = count;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
+		struct waits waits;
 
 		pthread_mutex_lock(&c->gate);
 		for (size_t k = 0; k < c->space.region_count; k++)
 			s->managed_bytes += c->space.region[k].end - c->space.region[k].start;
-		uint64_t oldest = oldest_fault_ms(c);
+		waits_of(c, &waits);
 		pthread_mutex_unlock(&c->gate);
-		if (oldest > s->oldest_fault_ms)
-			s->oldest_fault_ms = oldest;
+		if (waits.oldest_fault_ms > s->oldest_fault_ms)
+			s->oldest_fault_ms = waits.oldest_fault_ms;
 		if (atomic_load(&c->pending))
 			worker_retry_later(w, c, 1);
 		if (!c->counted)

@@ -12,6 +12,7 @@
 #include "pulse.h"
 #include "readers.h"
 #include "sequence.h"
+#include "waits.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -145,6 +146,7 @@ bool gone_sweep(struct worker *w)
 			else if (!searched)
 				searched = name_failed(c);
 			fdstore_sweep(c);
+			waits_look(c);
 		}
 		pulse_end();
 		client_unref(c);

@@ -94,23 +94,40 @@ static bool set_bell(struct restorer *r, struct client *c, bool closed)
 	return false;
 }
 
+/* more: it has some still; any: one was answered. */
+static void note_asked(struct restorer *r, struct client *c, bool more, bool any)
+{
+	pthread_mutex_lock(&r->lock);
+	more |= c->rang;
+	if (!more || any)
+		atomic_store(&c->asked_since_ns, more ? worker_now_ns() : 0);
+	pthread_mutex_unlock(&r->lock);
+}
+
 /* Answers, opens the bell for those who wait at it, and closes it again when they have passed;
  * one that hasn't is let through by its next ring. A request that came while the bell was open
  * made no fault: hence the look after closing. What could not be done, and what came meanwhile,
  * waits its turn behind other clients': each step can be done again from the start. */
 static void serve_bell(struct restorer *r, struct client *c)
 {
-	bool done = true;
+	bool done = true, any = false;
 
-	for (unsigned i = 0; i < LINK_REQUESTS; i++)
-		if (atomic_load(&c->link->request[i].state) == LINK_POSTED)
-			done &= answer_request(r, c, &c->link->request[i]);
+	for (unsigned i = 0; i < LINK_REQUESTS; i++) {
+		if (atomic_load(&c->link->request[i].state) != LINK_POSTED)
+			continue;
+		if (answer_request(r, c, &c->link->request[i]))
+			any = true;
+		else
+			done = false;
+	}
 	done &= set_bell(r, c, false);
 	for (int i = 0; i < BELL_OPEN_TRIES && any_in_state(c, LINK_DONE); i++)
 		rest(BELL_OPEN_NS);
 	point(POINT_reopened);
 	done &= set_bell(r, c, true);
-	if (!done || any_in_state(c, LINK_POSTED))
+	bool more = !done || any_in_state(c, LINK_POSTED);
+	note_asked(r, c, more, any);
+	if (more)
 		restorer_ring(r, c);
 }
 
@@ -208,6 +225,8 @@ void restorer_ring(struct restorer *r, struct client *c)
 	if (!c->rang) {
 		client_ref(c);
 		c->rang = true;
+		if (atomic_load(&c->asked_since_ns) == 0)
+			atomic_store(&c->asked_since_ns, worker_now_ns());
 		c->next_ring = NULL;
 		*r->last = c;
 		r->last = &c->next_ring;

@@ -154,8 +154,10 @@ void sequence_add(struct client *c, const struct uffd_msg *m)
 		pager_apply(c, m);
 		return;
 	}
-	if (c->waiting_count == 0)
-		c->pause_until_ns = worker_now_ns() + PAUSE_NS;
+	if (c->waiting_count == 0) {
+		c->waiting_since_ns = worker_now_ns();
+		c->pause_until_ns = c->waiting_since_ns + PAUSE_NS;
+	}
 	space_make_room(
 		(void **)&c->waiting, c->waiting_count, &c->waiting_room, sizeof(*c->waiting));
 	c->waiting[c->waiting_count++] = *m;

@@ -58,6 +58,9 @@
 	X(stored_bytes, gauge, "packed bytes that hold them; shared ones count for each")      \
 	X(waiting_faults, gauge, "faults read that can't be answered yet")                     \
 	X(oldest_fault_ms, gauge, "how long the oldest of them waits")                         \
+	X(waiting_events, gauge, "events read that wait for one that has to come first")       \
+	X(unborn_ms, gauge, "of a forked child: since when nobody knows where its pages are")  \
+	X(request_ms, gauge, "how long its shim's requests wait, since one was answered last") \
 	X(charged_bytes, gauge, "with headers, shared ones by their share: for the limits")    \
 	X(limit_bytes, gauge, "memory-limit of its policy for these, 0 = none")                \
 	X(faults, counter, "page faults answered")                                             \
