@@ -37,6 +37,7 @@ struct policy {
 	uint64_t recompress_after_ms; /* from lz4 to zstd at this age; 0 = never */
 	unsigned unshare;      /* enum policy_unshare: are pages shared since a fork copied, to
 				  leave? */
+	bool keep_huge;	       /* what left as a huge page becomes one again when it is back */
 	uint64_t memory_limit; /* stored bytes per client of this policy; 0 = none */
 };
 

@@ -79,16 +79,18 @@ static int install_filter(const struct agent *a)
 /* The accumulator holds the call number before and, when this falls through, after. */
 #define ALLOW_ARG(nr, arg, value)                                                              \
 	IF_NOT_SKIP(nr, 4), LOAD(args[arg]), IF_NOT_SKIP(value, 1), ALLOW, DENY
-#define ALLOW_ARG_EITHER(nr, arg, a, b)                                                        \
-	IF_NOT_SKIP(nr, 5), LOAD(args[arg]), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (a), 1, 0),   \
-		IF_NOT_SKIP(b, 1), ALLOW, DENY
+#define IF_SKIP(value, n) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), (n), 0)
+#define ALLOW_ARG_AMONG(nr, arg, a, b, c)                                                      \
+	IF_NOT_SKIP(nr, 6), LOAD(args[arg]), IF_SKIP(a, 2), IF_SKIP(b, 1), IF_NOT_SKIP(c, 1),  \
+		ALLOW, DENY
 	struct sock_filter code[] = {
 		LOAD(arch),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AGENT_ARCH, 1, 0),
 		DENY,
 		LOAD(nr),
 		ALLOW_ARG(SYS_ioctl, 1, UFFDIO_MOVE),
-		ALLOW_ARG_EITHER(SYS_madvise, 2, MADV_DONTNEED, MADV_POPULATE_WRITE),
+		ALLOW_ARG_AMONG(
+			SYS_madvise, 2, MADV_DONTNEED, MADV_POPULATE_WRITE, MADV_COLLAPSE),
 		ALLOW_ARG(SYS_read, 0, a->doorbell),
 		ALLOW_ARG(SYS_write, 0, a->socket),
 		ALLOW_ARG(SYS_futex, 1, FUTEX_WAKE),
@@ -186,9 +188,10 @@ static void execute(const struct agent *a)
 		head->error =
 			(int32_t)RAWCALL(SYS_madvise, a->staging + (uint64_t)slot * LINK_PAGE,
 				(uint64_t)pages * LINK_PAGE, MADV_DONTNEED, 0, 0, 0);
-	else if (op == LINK_UNSHARE)
+	else if (op == LINK_UNSHARE || op == LINK_COLLAPSE)
 		head->error = (int32_t)RAWCALL(SYS_madvise, head->addr,
-			(uint64_t)pages * LINK_PAGE, MADV_POPULATE_WRITE, 0, 0, 0);
+			(uint64_t)pages * LINK_PAGE,
+			op == LINK_UNSHARE ? MADV_POPULATE_WRITE : MADV_COLLAPSE, 0, 0, 0);
 	else
 		head->error = -EINVAL;
 }

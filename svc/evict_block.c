@@ -122,6 +122,8 @@ static int move_run(struct pager *p, struct client *c, struct batch *b, unsigned
 	for (unsigned i = 0; i < BLOCK_PAGES / 64; i++)
 		done.moved[i] &= ~b->moved[i];
 	hold(c, b, tag, &done);
+	if (run.count == BLOCK_PAGES && b->count == BLOCK_PAGES)
+		space_note_huge(&c->space, b->number);
 	point(POINT_held);
 	res->shared_pages += done.busy_pages;
 	atomic_fetch_add(&client_counts(c)->move_refused, done.busy_pages);

@@ -3,6 +3,7 @@
 #include "batch.h"
 #include "codec_pool.h"
 #include "evict_block.h"
+#include "huge.h"
 #include "indexer.h"
 #include "points.h"
 #include "quota.h"
@@ -58,6 +59,7 @@ struct evictor {
 	uint64_t kept_house_ms;
 	struct recompress recompress;
 	struct scrub scrub;
+	struct huge huge;
 	pthread_mutex_t lock;
 	pthread_cond_t work, finished;
 	/* Under the lock: */
@@ -398,7 +400,8 @@ static struct timespec next_due(const struct evictor *e)
 
 	if (e->scrub.due_ms < ms)
 		ms = e->scrub.due_ms;
-
+	if (e->huge.due_ms < ms)
+		ms = e->huge.due_ms;
 	return (struct timespec){
 		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
 }
@@ -458,6 +461,8 @@ static void idle(struct evictor *e)
 		recompress_step(&e->recompress, &e->pager, e->pool);
 	if (worker_now_ms() >= e->scrub.due_ms)
 		scrub_step(&e->scrub, &e->pager);
+	if (worker_now_ms() >= e->huge.due_ms)
+		huge_step(&e->huge, &e->pager);
 }
 
 static void *evictor_main(void *arg)

@@ -29,7 +29,7 @@ enum {
 	MOVE_TIMEOUT_MS = 20 * PATIENCE,
 	/* Nobody waits for a zap. */
 	ZAP_TIMEOUT_MS = 2000 * PATIENCE,
-	UNSHARE_TIMEOUT_MS = 2000 * PATIENCE,
+	ADVICE_TIMEOUT_MS = 2000 * PATIENCE,
 	/* Of both: only an agent that waits for a CPU is worth so much. After so many looks in
 	 * a row that find it asleep it is taken for stopped or frozen, for with an order to
 	 * carry out it sleeps for moments only. Others' evictions wait meanwhile. */
@@ -237,12 +237,22 @@ int order_zap(struct client *c)
 	return 0;
 }
 
-int order_unshare(struct client *c, uint64_t addr, unsigned pages)
+static int order_advice(struct client *c, enum link_op op, uint64_t addr, unsigned pages)
 {
 	if (!answered(c))
 		return -EBUSY;
-	post(c, LINK_UNSHARE, addr, 0, pages);
-	return wait_answer(c, UNSHARE_TIMEOUT_MS) ? c->link->head.error : -ETIME;
+	post(c, op, addr, 0, pages);
+	return wait_answer(c, ADVICE_TIMEOUT_MS) ? c->link->head.error : -ETIME;
+}
+
+int order_unshare(struct client *c, uint64_t addr, unsigned pages)
+{
+	return order_advice(c, LINK_UNSHARE, addr, pages);
+}
+
+int order_collapse(struct client *c, uint64_t block)
+{
+	return order_advice(c, LINK_COLLAPSE, block << BLOCK_SHIFT, BLOCK_PAGES);
 }
 
 void order_exit(struct link *link, int doorbell)

@@ -33,6 +33,10 @@ int order_zap(struct client *c);
  * owes an answer; else what madvise(2) said. */
 int order_unshare(struct client *c, uint64_t addr, unsigned pages);
 
+/* Gate not held. All of a block that is there becomes a huge page, if the kernel has one.
+ * Errors as above. */
+int order_collapse(struct client *c, uint64_t block);
+
 /* The agent ends; doesn't wait. Any thread, as the last thing done with this agent. link NULL:
  * nothing. */
 void order_exit(struct link *link, int doorbell);

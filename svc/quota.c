@@ -41,6 +41,7 @@ void quota_terms(struct worker *w, const struct client *c, struct terms *ret)
 		.later = {.codec = CODEC_ZSTD, .level = (int)p->level},
 		.recompress_after_ms = p->recompress_after_ms,
 		.unshare = (enum unshare)p->unshare,
+		.keep_huge = p->keep_huge,
 		.client_limit = p->memory_limit,
 		.owner_limit = settings_owner_limit(w->config),
 	};

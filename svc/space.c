@@ -396,6 +396,7 @@ struct leaf *space_block_detach(struct space *s, size_t at)
 		list_dirty(s, s->block[at].number); /* the row goes */
 	s->out_pages -= leaf->out;
 	s->held_pages -= leaf->held;
+	s->huge_blocks -= s->block[at].huge;
 	memmove(&s->block[at], &s->block[at + 1],
 		(s->block_count - at - 1) * sizeof(*s->block));
 	s->block_count--;
@@ -515,6 +516,40 @@ void space_clear_suspects(struct space *s, uint64_t number)
 		}
 }
 
+/* ---- huge pages ---- */
+
+void space_note_huge(struct space *s, uint64_t number)
+{
+	struct block *b = block_at(s, number);
+
+	s->huge_blocks += !b->huge;
+	b->huge = true;
+}
+
+static bool all_resident(const struct leaf *leaf)
+{
+	unsigned i = 0;
+
+	while (i < BLOCK_PAGES && entry_state(leaf->entry[i]) == PAGE_RESIDENT)
+		i++;
+	return i == BLOCK_PAGES;
+}
+
+bool space_next_huge(struct space *s, uint64_t *number)
+{
+	for (size_t i = space_block_index(s, *number); i < s->block_count; i++) {
+		struct block *b = &s->block[i];
+		if (!b->huge || b->leaf->out > 0)
+			continue;
+		b->huge = false;
+		s->huge_blocks--;
+		*number = b->number;
+		if (all_resident(b->leaf))
+			return true;
+	}
+	return false;
+}
+
 /* ---- batches ---- */
 
 int space_hold(struct space *s, struct batch *b)
@@ -580,8 +615,11 @@ void space_check(const struct space *s)
 	for (size_t i = 0; i < s->aside_count; i++)
 		leaf_check(s, s->aside[i].leaf);
 	assert(s->aside_count == 0 || s->steps || s->unborn);
-	size_t unlisted = 0;
-	for (size_t i = 0; i < s->block_count; i++)
+	size_t unlisted = 0, huge = 0;
+	for (size_t i = 0; i < s->block_count; i++) {
 		unlisted += !s->block[i].listed;
+		huge += s->block[i].huge;
+	}
+	assert(huge == s->huge_blocks);
 	assert(s->dirty_room - s->dirty_count >= unlisted);
 }

@@ -123,6 +123,7 @@ struct block {
 	struct leaf *leaf; /* owned: one reference */
 	bool remapped;	   /* the index doesn't yet know that this leaf is here */
 	bool listed;	   /* stands in space.dirty */
+	bool huge;	   /* all of it left at once, as a huge page */
 };
 
 struct region {
@@ -224,6 +225,7 @@ struct space {
 	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
 	uint64_t out_pages;	       /* HELD or STORED */
 	uint64_t held_pages;	       /* of these, HELD */
+	size_t huge_blocks;	       /* that left as a huge page */
 	uint64_t remove_seq;	       /* REMOVE events so far: dates suspicion */
 	bool wary;   /* taken over from a worker that died: what it had read of REMOVEs that
 			are under way isn't on record */
@@ -266,6 +268,12 @@ void space_set_state(struct space *s, uint64_t addr, enum page_state state);
 
 /* What a block's row says of its pages is out of date, though it names the right ones. */
 void space_row_outdated(struct space *s, uint64_t number);
+
+/* The block is on record, and left as a huge page. */
+void space_note_huge(struct space *s, uint64_t number);
+/* The next such block from *number on of which nothing is out any more, and which all of is
+ * there; those that are passed by for want of pages don't count any more, nor does this one. */
+bool space_next_huge(struct space *s, uint64_t *number);
 
 /* ---- events ---- */
 /* REMOVE: pages become ABSENT, and SUSPECT where they may be present. So does what a REMAP
