@@ -281,24 +281,71 @@ static void the_gate_is_held_from_order_to_answer(void **state)
 	assert_int_equal(gate_was_free, 0);
 }
 
+static struct maps_thread *thread_of(struct maps_threads *t, pid_t tid)
+{
+	for (size_t i = 0; i < t->count; i++)
+		if (t->thread[i].tid == tid)
+			return &t->thread[i];
+	fail_msg("no such thread");
+	return NULL;
+}
+
 /* Rule 11. One that is known is where it was when it was met. */
 static void a_block_that_holds_a_thread_is_not_ordered(void **state)
 {
-	struct maps_thread one = {.tid = gettid(), .block = start + BLOCK_SIZE - PAGE_SIZE};
-	struct maps_threads t = {.count = 1, .room = 1};
+	struct maps_threads t = {.count = 0};
 
 	(void)state;
-	t.thread = malloc(sizeof(one));
-	*t.thread = one;
+	/* All that there are have said where they are. */
+	while (atomic_load(&client->agent_pid) == 0)
+		sched_yield();
+	assert_int_equal(maps_threads_look(client->procdir, &t), 0);
 	threads = &t;
+	thread_of(&t, gettid())->block = start + BLOCK_SIZE - PAGE_SIZE;
 	assert_int_equal(evict(NULL).moved_pages, 0);
 	for (unsigned i = 0; i < COUNT; i++)
 		assert_false(was_ordered(i));
-	assert_int_equal(t.thread[0].tid, gettid());
+	assert_false(t.unclear);
 	/* Beside what is managed, in the same block. */
 	space_drop_range(&client->space, start + BLOCK_SIZE - PAGE_SIZE, start + BLOCK_SIZE);
 	assert_int_equal(evict(NULL).moved_pages, COUNT);
 	threads = NULL;
+	maps_threads_done(&t);
+}
+
+static atomic_bool is_silent;
+
+static void *says_nothing(void *pipes)
+{
+	char byte;
+
+	syscall(SYS_set_robust_list, NULL, (size_t)24);
+	atomic_store(&is_silent, true);
+	return read(*(int *)pipes, &byte, 1) == 0 ? NULL : pipes;
+}
+
+/* Rule 11. Nor where one began that hasn't said yet where it is. */
+static void a_block_is_not_ordered_while_a_thread_begins(void **state)
+{
+	struct maps_threads t = {.count = 0};
+	pthread_t thread;
+	int pipes[2];
+
+	(void)state;
+	while (atomic_load(&client->agent_pid) == 0)
+		sched_yield();
+	assert_int_equal(maps_threads_look(client->procdir, &t), 0);
+	assert_int_equal(pipe(pipes), 0);
+	assert_int_equal(pthread_create(&thread, NULL, says_nothing, pipes), 0);
+	while (!atomic_load(&is_silent))
+		sched_yield();
+	threads = &t;
+	assert_int_equal(evict(NULL).moved_pages, 0);
+	close(pipes[1]);
+	pthread_join(thread, NULL);
+	assert_int_equal(evict(NULL).moved_pages, COUNT);
+	threads = NULL;
+	close(pipes[0]);
 	maps_threads_done(&t);
 }
 
@@ -356,6 +403,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(the_gate_is_held_from_order_to_answer),
 		T(a_block_that_holds_a_thread_is_not_ordered),
+		T(a_block_is_not_ordered_while_a_thread_begins),
 		T(what_was_unmapped_just_before_is_not_ordered),
 		T(an_older_look_at_the_threads_clears_nothing),
 		T(a_look_after_the_discard_clears_it),
