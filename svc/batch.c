@@ -134,14 +134,29 @@ static unsigned publish(struct batch *b, struct client *c, unsigned tag)
 	return left;
 }
 
+void batch_outlived(struct client *c)
+{
+	for (int i = 0; i < HELD_TAGS && c->held_named > 0; i++)
+		if (c->space.held[i])
+			c->space.held[i]->outlived = true;
+	c->held_named = 0;
+}
+
+void batch_drop_aside(struct batch *b, struct client *c)
+{
+	int tag = space_held_tag(&c->space, b);
+
+	for (size_t i = 0; tag >= 0 && i < c->space.aside_count; i++)
+		publish_aside(b, &c->space, c->space.aside[i].leaf, (unsigned)tag);
+}
+
 unsigned batch_publish(struct batch *b, struct client *c)
 {
 	int tag = space_held_tag(&c->space, b);
 	unsigned left = tag < 0 ? 0 : publish(b, c, (unsigned)tag);
 
-	if (c->held_named > 0)
-		b->outlived = true;
-	c->held_named = 0;
+	b->outlived |= c->held_named > 0;
+	batch_outlived(c);
 	return left;
 }
 

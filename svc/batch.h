@@ -70,6 +70,12 @@ struct client *batch_take_follower(struct batch *b);
  * has a blob, one reference taken for each. Returns how many could not (no blob). c then
  * doesn't know the batch any more, unless some could not. */
 unsigned batch_publish(struct batch *b, struct client *c);
+/* Under c's gate: what its rows name of its batches, and its entries don't any more, isn't
+ * counted any longer. So none of these lets go of a blob before its rows were written anew. */
+void batch_outlived(struct client *c);
+/* Under c's gate, when nothing on record is HELD by the batch any more: nor is what is aside.
+ */
+void batch_drop_aside(struct batch *b, struct client *c);
 
 /* The batch lets go of its blobs. One that a row may name, though its page isn't STORED there,
  * as it came back or was dropped since the row was written, waits until that row is written

@@ -299,6 +299,7 @@ static int return_page(struct pager *p, struct client *c, struct batch *b)
 	gate_lock(c);
 	r = pager_drain(p, c);
 	if (r < 0 || c->failed || !find_held(c, b, &addr)) {
+		batch_drop_aside(b, c);
 		space_unhold(&c->space, b);
 		r = 1;
 	} else if (space_in_doubt(&c->space)) {

@@ -171,12 +171,17 @@ static int take_children(struct txn *t, struct client *parent)
 }
 
 /* Gate held. Rows say where pages are; not what is in doubt or out of order, nor what may still
- * concern a fork that wasn't read. 0, or -EAGAIN: in a moment. */
+ * concern a fork that wasn't read. 0, or -EAGAIN: in a moment. One that has ended is about to
+ * be dropped: until then what is aside of it is in no row, and not among the dead either. */
 static int calm_down(struct pager *p, struct client *c)
 {
-	if (client_state(c) == CLIENT_GONE || client_is_calm(c))
+	if (client_is_calm(c))
 		return 0;
-	return pager_drain(p, c) == -ESRCH || client_is_calm(c) ? 0 : -EAGAIN;
+	if (client_state(c) != CLIENT_GONE && pager_drain(p, c) == -ESRCH)
+		client_mark_gone(c);
+	if (client_state(c) == CLIENT_GONE)
+		return c->space.aside_count == 0 ? 0 : -EAGAIN;
+	return client_is_calm(c) ? 0 : -EAGAIN;
 }
 
 static int write_snapshot(struct txn *t, const struct client *c, const struct snapshot *snap)
@@ -331,8 +336,8 @@ static void txn_done(struct txn *t)
 static void take_in_batch(struct txn *t, struct client *c)
 {
 	take_in(t, c);
-	c->held_named = 0;
 	gate_lock(c);
+	batch_outlived(c);
 	for (size_t i = 0; i < c->space.block_count; i++)
 		if (c->space.block[i].leaf->held > 0)
 			space_row_outdated(&c->space, c->space.block[i].number);
@@ -388,10 +393,20 @@ static int drop_rows(struct worker *w, const struct leaf *dead)
 	int r = 0;
 
 	for (; dead && r == 0; dead = dead->next) {
+		if (dead->waited)
+			continue; /* its row went with the one before */
 		r = store_index_leaf_drop(w->store, dead->id);
 		point(POINT_buried);
 	}
 	return r;
+}
+
+static bool names_any(const struct leaf *leaf)
+{
+	for (unsigned i = 0; i < BLOCK_PAGES; i++)
+		if (entry_blob(leaf->entry[i]) != BLOB_NONE)
+			return true;
+	return false;
 }
 
 static void free_leaf(struct worker *w, struct leaf *leaf)
@@ -402,16 +417,16 @@ static void free_leaf(struct worker *w, struct leaf *leaf)
 }
 
 /* Their rows are gone, or they wait for the next time. True: some wait that need not have:
- * single blobs, for the row that names one was written anew, or its leaf has died since: then
- * it goes with the next transaction. */
+ * those that name blobs. An mremap may have carried these there from a leaf whose row names
+ * them still: it was written anew in this transaction, or that leaf has died since, and then
+ * its row goes with the next. */
 static bool bury(struct worker *w, struct leaf *dead, bool committed)
 {
 	bool waits = false;
 
 	while (dead) {
 		struct leaf *next = dead->next;
-		bool blobs = atomic_load(&dead->refs) > 0;
-		if (committed && (!blobs || dead->waited)) {
+		if (committed && (dead->waited || !names_any(dead))) {
 			free_leaf(w, dead);
 		} else {
 			waits |= committed;

@@ -91,6 +91,34 @@ static void let_go(struct client *c, bool doubtful)
 		worker_retry_later(c->worker, c, 1);
 }
 
+static int by_id(const void *a, const void *b)
+{
+	const struct client *const *x = a, *const *y = b;
+	return ((*x)->id > (*y)->id) - ((*x)->id < (*y)->id);
+}
+
+/* Those with a higher id than `above`, which are mostly none, in the order of their ids. */
+static int take_above(
+	struct worker *w, uint64_t above, bool ended, struct client ***ret, size_t *ret_count)
+{
+	struct client **client;
+	size_t count, n = 0;
+	int r = ended ? worker_clients_and_ended(w, &client, &count)
+		      : worker_clients(w, &client, &count);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < count; i++)
+		if (client[i]->id > above)
+			client[n++] = client[i];
+		else
+			client_unref(client[i]);
+	qsort(client, n, sizeof(struct client *), by_id);
+	*ret = client;
+	*ret_count = n;
+	return 0;
+}
+
 /* ---- parents ---- */
 
 /* Is there no FORK of its that was read and isn't applied? Whoever reads one has the gate until
@@ -106,27 +134,19 @@ static bool is_clear(struct client *c)
 	return clear;
 }
 
-static int by_id(const void *a, const void *b)
-{
-	const struct client *const *x = a, *const *y = b;
-	return ((*x)->id > (*y)->id) - ((*x)->id < (*y)->id);
-}
-
-/* A child that is made now has a higher id than its parent, so it is met as well. */
+/* A child that is made meanwhile has a higher id than its parent. */
 static int clear_parents(struct worker *w, struct join_search *s, uid_t uid)
 {
-	bool patient = s->turns < JOIN_TURNS_FOR_OTHERS, clear = true;
+	bool patient = s->turns < JOIN_TURNS_FOR_PARENTS, clear = true;
 	struct client **client;
 	size_t count;
 
-	if (worker_clients_and_ended(w, &client, &count) < 0)
+	if (take_above(w, s->cleared, true, &client, &count) < 0)
 		return -EAGAIN;
-	qsort(client, count, sizeof(struct client *), by_id);
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = client[i];
-		if (clear && c->id > s->cleared)
-			clear = is_clear(c) || (!patient && (c->uid != uid || c->hostile));
-		if (clear && c->id > s->cleared)
+		clear = clear && (is_clear(c) || (!patient && (c->uid != uid || c->hostile)));
+		if (clear)
 			s->cleared = c->id;
 		client_unref(c);
 	}
@@ -161,27 +181,32 @@ static int ask(struct client *c, int pagemap, uint64_t bell)
 	return r;
 }
 
-/* Asking changes nothing in a child that has nothing mapped there, and only this one has. */
-static int ask_all(struct worker *w, const struct join_search *s, uid_t uid, int pagemap,
+/* Asking changes nothing in a child that has nothing mapped there, and only this one has. It
+ * has had its bell since before it was looked for, so who isn't it never will be. */
+static int ask_all(struct worker *w, struct join_search *s, uid_t uid, int pagemap,
 	uint64_t bell, struct client **ret)
 {
-	bool patient = s->turns < JOIN_TURNS_FOR_OTHERS;
+	bool patient = s->turns < JOIN_TURNS_FOR_CHILDREN;
 	struct client **client, *found = NULL;
 	size_t count;
 	int result = -ENOENT;
+	unsigned asks = 0;
 
-	if (worker_clients(w, &client, &count) < 0)
+	if (take_above(w, s->asked, false, &client, &count) < 0)
 		return -EAGAIN;
 	for (size_t i = 0; i < count; i++) {
-		if (!found && is_expected(client[i])) {
-			int r = ask(client[i], pagemap, bell);
-			if (r == 0)
-				found = client[i];
-			else if (r == -EAGAIN && (patient || client[i]->uid == uid))
-				result = r;
-		}
-		if (client[i] != found)
-			client_unref(client[i]);
+		struct client *c = client[i];
+		int r = -ENOENT;
+		if (!found && asks <= JOIN_ASKS && is_expected(c))
+			r = ++asks > JOIN_ASKS ? -EAGAIN : ask(c, pagemap, bell);
+		if (r == 0)
+			found = c;
+		else if (r == -EAGAIN && (patient || c->uid == uid || asks > JOIN_ASKS))
+			result = r;
+		if (result == -ENOENT)
+			s->asked = c->id;
+		if (c != found)
+			client_unref(c);
 	}
 	free(client);
 	if (!found)

@@ -29,12 +29,15 @@ struct join_search {
 	/* Of those with an id up to this one all FORKs that were read before the search began
 	 * were applied: what they forked is in the table. */
 	uint64_t cleared;
+	uint64_t asked; /* none up to this one is it */
 	unsigned turns;
 };
-/* While there is somebody whose FORK is read and not applied, the search goes on: for so many
- * turns where that is another user's, who may mean it to. The program may have changed its user
- * since. */
-enum { JOIN_TURNS_FOR_OTHERS = 100 };
+/* While there is somebody whose FORK is read and not applied, or a child that can't be asked,
+ * the search goes on: for so many turns where that is another user's, who may mean it to. The
+ * program may have changed its user since. */
+enum { JOIN_TURNS_FOR_PARENTS = 20, JOIN_TURNS_FOR_CHILDREN = 100 };
+/* In one turn, which is the main loop's. */
+enum { JOIN_ASKS = 256 };
 
 /* The child that has its bell there, whose agent is one of this user's: a reference. Its
  * fork(2) was over, so FORK was read, before it could connect. -ENOENT: none; -EAGAIN: perhaps

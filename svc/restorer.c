@@ -191,6 +191,8 @@ static void *restorer_main(void *arg)
 			release_next(r);
 		else if (client_state(c) != CLIENT_GONE && c->link)
 			serve_bell(r, c);
+		else
+			note_asked(r, c, false, false); /* nobody asks */
 		client_unref(c);
 	}
 	return NULL;

@@ -30,6 +30,7 @@ struct world {
 	struct client client[CLIENTS];
 	struct client *table[CLIENTS];
 	struct join_search search;
+	bool goes_on; /* it does, from one call to the next */
 	struct client *ended;
 	const struct client *forks;  /* its FORK was read, and isn't applied */
 	const struct client *unborn; /* a FORK of its own was read before its birth */
@@ -157,6 +158,8 @@ static int find(struct world *w, uid_t uid, struct client **ret)
 {
 	*ret = NULL;
 	w->retries = w->refs = w->unrefs = 0;
+	if (!w->goes_on)
+		w->search = (struct join_search){0};
 	return join_find(&w->worker, &w->search, uid, w->pagemap, w->at, ret);
 }
 
@@ -216,6 +219,7 @@ static void one_that_is_not_in_the_table_yet(void **state)
 	struct world *w = *state;
 	struct client *c;
 
+	w->goes_on = true;
 	w->worker.client_count = CLIENTS - 1;
 	w->forks = &w->client[2];
 	finds_none(w, USER, -EAGAIN);
@@ -231,6 +235,7 @@ static void its_parent_is_unborn(void **state)
 {
 	struct world *w = *state;
 
+	w->goes_on = true;
 	w->worker.client_count = CLIENTS - 1;
 	w->unborn = &w->client[1];
 	finds_none(w, USER, -EAGAIN);
@@ -242,6 +247,7 @@ static void its_parent_has_ended(void **state)
 {
 	struct world *w = *state;
 
+	w->goes_on = true;
 	w->worker.client_count = CLIENTS - 2;
 	w->forks = w->ended = &w->client[2];
 	w->worker.ended = &w->ended;
@@ -255,6 +261,7 @@ static void whoever_was_clear_once_may_be_busy(void **state)
 {
 	struct world *w = *state;
 
+	w->goes_on = true;
 	w->worker.client_count = CLIENTS - 1;
 	w->forks = &w->client[2];
 	pthread_mutex_lock(&w->client[2].gate);
@@ -265,23 +272,45 @@ static void whoever_was_clear_once_may_be_busy(void **state)
 	finds_none(w, USER, -ENOENT);
 }
 
+/* Who said no isn't asked again, and who can't be asked is, with those after it. */
+static void each_is_asked_once(void **state)
+{
+	struct world *w = *state;
+	struct client *c;
+
+	w->goes_on = true;
+	w->client[1].space.doubt.lost = true;
+	w->worker.client_count = CLIENTS - 1;
+	finds_none(w, USER, -EAGAIN);
+	assert_int_equal(w->search.asked, 1);
+	w->client[1].space.doubt.lost = false;
+	finds_none(w, USER, -ENOENT);
+	assert_int_equal(w->search.asked, CLIENTS - 1);
+	w->client[0].space.doubt.lost = true; /* it would be AGAIN */
+	w->worker.client_count = CLIENTS;
+	assert_int_equal(find(w, USER, &c), 0);
+	assert_ptr_equal(c, &w->client[CLIENTS - 1]);
+}
+
 /* Another user's program that never comes to an end with it, or that never can be asked. */
 static void others_hold_it_up_for_a_while(void **state)
 {
 	struct world *w = *state;
 
+	w->goes_on = true;
 	w->client[2].uid = w->client[1].uid = OTHER_USER;
 	w->worker.client_count = CLIENTS - 1;
 	w->forks = &w->client[2];
-	for (int i = 0; i < JOIN_TURNS_FOR_OTHERS; i++)
+	for (int i = 0; i < JOIN_TURNS_FOR_PARENTS; i++)
 		finds_none(w, USER, -EAGAIN);
 	finds_none(w, USER, -ENOENT);
 	w->search = (struct join_search){0};
 	w->forks = NULL;
 	w->client[1].space.doubt.lost = true;
-	for (int i = 0; i < JOIN_TURNS_FOR_OTHERS; i++)
+	for (int i = 0; i < JOIN_TURNS_FOR_CHILDREN; i++)
 		finds_none(w, USER, -EAGAIN);
 	finds_none(w, USER, -ENOENT);
+	w->search = (struct join_search){.turns = JOIN_TURNS_FOR_CHILDREN};
 	finds_none(w, OTHER_USER, -EAGAIN);
 }
 
@@ -461,6 +490,7 @@ int main(void)
 		T(its_parent_is_unborn),
 		T(its_parent_has_ended),
 		T(whoever_was_clear_once_may_be_busy),
+		T(each_is_asked_once),
 		T(others_hold_it_up_for_a_while),
 		T(not_one_that_has_an_agent),
 		T(never_where_something_is_on_record),
