@@ -97,8 +97,8 @@ const struct config_key config_keys[] = {
 	{POLICY_KEY(keep_huge), .name = "keep-huge", .type = VALUE_BOOL, .fallback = "no",
 		.reload = true,
 		.help = "whether what left as a huge page becomes one again when all of it is "
-			"back; the program waits some 1 ms for each when it changes its "
-			"mappings just then"},
+			"back; the program waits some 1 ms for each when it uses it or "
+			"changes its mappings just then"},
 	{POLICY_KEY(memory_limit), .name = "memory-limit", .type = VALUE_SIZE, .fallback = "0",
 		.min = "0", .max = "1024T", .reload = true,
 		.help = "most that the packed pages of one program may take; 0 is no limit but "

@@ -393,14 +393,14 @@ static int evict_client(struct evictor *e, struct client *c, struct evict_result
 /* ---- the thread ---- */
 
 /* When there is something to do without a job. */
-static struct timespec next_due(const struct evictor *e)
+static struct timespec next_due(struct evictor *e)
 {
 	uint64_t house = e->kept_house_ms + INDEX_PERIOD_MS;
 	uint64_t ms = e->recompress.due_ms < house ? e->recompress.due_ms : house;
 
 	if (e->scrub.due_ms < ms)
 		ms = e->scrub.due_ms;
-	if (e->huge.due_ms < ms)
+	if (e->huge.due_ms < ms && !ended(e))
 		ms = e->huge.due_ms;
 	return (struct timespec){
 		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
@@ -461,7 +461,7 @@ static void idle(struct evictor *e)
 		recompress_step(&e->recompress, &e->pager, e->pool);
 	if (worker_now_ms() >= e->scrub.due_ms)
 		scrub_step(&e->scrub, &e->pager);
-	if (worker_now_ms() >= e->huge.due_ms)
+	if (worker_now_ms() >= e->huge.due_ms && !ended(e))
 		huge_step(&e->huge, &e->pager);
 }
 

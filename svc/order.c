@@ -37,7 +37,7 @@ enum {
 	LOOKS_ASLEEP = 10,
 };
 
-static bool answered(const struct client *c)
+bool order_answered(const struct client *c)
 {
 	return atomic_load_explicit(&c->link->head.done_seq, memory_order_acquire) ==
 	       c->order_seq;
@@ -87,14 +87,14 @@ static bool wait_answer(struct client *c, unsigned timeout_ms)
 	unsigned asleep = 0;
 
 	for (unsigned i = 0; i < SPIN_ROUNDS; i++) {
-		if (answered(c))
+		if (order_answered(c))
 			return true;
 		rawpause();
 	}
 	atomic_store(&head->waiting, 1);
-	while (!answered(c) && (now = worker_now_ns()) < until && asleep < LOOKS_ASLEEP) {
+	while (!order_answered(c) && (now = worker_now_ns()) < until && asleep < LOOKS_ASLEEP) {
 		sleep_for_answer(c, until - now);
-		if (answered(c) || now + LOOK_MS * 1000000ULL > until)
+		if (order_answered(c) || now + LOOK_MS * 1000000ULL > until)
 			continue;
 		/* Was it never rung? The pipe found no memory for it. */
 		if (atomic_load(&head->asleep))
@@ -104,7 +104,7 @@ static bool wait_answer(struct client *c, unsigned timeout_ms)
 		asleep = agent_runs(c) ? 0 : asleep + 1;
 	}
 	atomic_store(&head->waiting, 0);
-	return answered(c);
+	return order_answered(c);
 }
 
 static void post(
@@ -135,7 +135,7 @@ void order_busy(struct client *c, bool busy)
 
 int order_open(struct client *c)
 {
-	if (!answered(c))
+	if (!order_answered(c))
 		return -EBUSY;
 	return uffd_register(
 		c->uffd, c->staging, sizeof(c->link->data), UFFDIO_REGISTER_MODE_WP);
@@ -224,7 +224,7 @@ int order_zap(struct client *c)
 		return 0;
 	/* After a revoked order the agent still owes its answer; mostly it only waits for a
 	 * CPU. */
-	if (!answered(c) && !wait_answer(c, ZAP_TIMEOUT_MS))
+	if (!order_answered(c) && !wait_answer(c, ZAP_TIMEOUT_MS))
 		return -EBUSY;
 	post(c, LINK_ZAP, 0, 0, LINK_SLOTS);
 	point(POINT_zap_posted);
@@ -239,7 +239,7 @@ int order_zap(struct client *c)
 
 static int order_advice(struct client *c, enum link_op op, uint64_t addr, unsigned pages)
 {
-	if (!answered(c))
+	if (!order_answered(c))
 		return -EBUSY;
 	post(c, op, addr, 0, pages);
 	return wait_answer(c, ADVICE_TIMEOUT_MS) ? c->link->head.error : -ETIME;

@@ -33,8 +33,11 @@ int order_zap(struct client *c);
  * owes an answer; else what madvise(2) said. */
 int order_unshare(struct client *c, uint64_t addr, unsigned pages);
 
-/* Gate not held. All of a block that is there becomes a huge page, if the kernel has one.
- * Errors as above. */
+/* Does the agent owe no answer? */
+bool order_answered(const struct client *c);
+/* Gate not held. All of a block that is there becomes a huge page, if the kernel has one; late,
+ * of what is there then. -ETIME: the agent owes the answer; else as above, and the kernel says
+ * -EBUSY, too. */
 int order_collapse(struct client *c, uint64_t block);
 
 /* The agent ends; doesn't wait. Any thread, as the last thing done with this agent. link NULL:

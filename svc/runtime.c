@@ -15,7 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* One that was killed has it until its memory is freed, which comes first. */
+/* One that was killed has it for as long as its memory takes to be freed. */
 enum { LOCK_TRIES = 50, LOCK_WAIT_US = 20000 };
 
 static int try_lock(int fd)

@@ -535,19 +535,39 @@ static bool all_resident(const struct leaf *leaf)
 	return i == BLOCK_PAGES;
 }
 
-bool space_next_huge(struct space *s, uint64_t *number)
+static void forget_huge(struct space *s, struct block *b)
 {
-	for (size_t i = space_block_index(s, *number); i < s->block_count; i++) {
+	s->huge_blocks -= b->huge;
+	b->huge = false;
+}
+
+void space_forget_huge(struct space *s, uint64_t number)
+{
+	struct block *b = block_at(s, number);
+
+	if (b)
+		forget_huge(s, b);
+}
+
+int space_next_huge(struct space *s, uint64_t *number, size_t most)
+{
+	size_t i = space_block_index(s, *number), end = s->block_count;
+
+	if (end - i > most)
+		end = i + most;
+	for (; i < end; i++) {
 		struct block *b = &s->block[i];
 		if (!b->huge || b->leaf->out > 0)
 			continue;
-		b->huge = false;
-		s->huge_blocks--;
 		*number = b->number;
 		if (all_resident(b->leaf))
-			return true;
+			return 0;
+		forget_huge(s, b);
 	}
-	return false;
+	if (end == s->block_count)
+		return -ENOENT;
+	*number = s->block[end].number;
+	return -EAGAIN;
 }
 
 /* ---- batches ---- */

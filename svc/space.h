@@ -225,7 +225,7 @@ struct space {
 	struct batch *held[HELD_TAGS]; /* borrowed; by tag */
 	uint64_t out_pages;	       /* HELD or STORED */
 	uint64_t held_pages;	       /* of these, HELD */
-	size_t huge_blocks;	       /* that left as a huge page */
+	_Atomic size_t huge_blocks;    /* that left as a huge page; a hint without the gate */
 	uint64_t remove_seq;	       /* REMOVE events so far: dates suspicion */
 	bool wary;   /* taken over from a worker that died: what it had read of REMOVEs that
 			are under way isn't on record */
@@ -272,8 +272,10 @@ void space_row_outdated(struct space *s, uint64_t number);
 /* The block is on record, and left as a huge page. */
 void space_note_huge(struct space *s, uint64_t number);
 /* The next such block from *number on of which nothing is out any more, and which all of is
- * there; those that are passed by for want of pages don't count any more, nor does this one. */
-bool space_next_huge(struct space *s, uint64_t *number);
+ * there; what has a hole by then doesn't count any more. -ENOENT: none. -EAGAIN: none among so
+ * many blocks, *number is the next. */
+int space_next_huge(struct space *s, uint64_t *number, size_t most);
+void space_forget_huge(struct space *s, uint64_t number);
 
 /* ---- events ---- */
 /* REMOVE: pages become ABSENT, and SUSPECT where they may be present. So does what a REMAP

@@ -497,8 +497,9 @@ struct cargo {
 	uint32_t entry[BLOCK_PAGES];
 };
 
-/* A reference to a blob moves along: the old row, which names it too, is rewritten before any
- * blob is let go of. What nobody needs any more stays behind. */
+/* A reference to a blob moves along. The old row names it too, until it is rewritten, or its
+ * leaf has died and is forgotten: what is let go of waits for both (indexer.c). What nobody
+ * needs any more stays behind. */
 static void load(struct space *s, struct piece p, struct cargo *c)
 {
 	struct leaf *leaf = space_leaf(s, p.number);

@@ -60,8 +60,10 @@ grep -q 'another larderd runs' "$work/second.out" || fail "the second larderd sa
 
 # ---- one that dies has the lock for a while ----
 both_die
-flock "$LARDER_RUNTIME_DIR/lock" sleep 0.3 &
+# shellcheck disable=SC2016 # for the shell that has the lock
+flock "$LARDER_RUNTIME_DIR/lock" sh -c 'touch "$0"; sleep 0.5' "$work/has-lock" &
 started+=("$!")
+wait_for test -e "$work/has-lock" || fail 'nobody gets the lock'
 larderd_start "$everyone"
 [ "$(ask third)" = "$right" ] || fail 'not the same bytes after it'
 

@@ -1,6 +1,7 @@
 /* Which blocks become huge pages again, and when. The agent and the settings are stubs. */
 #include "huge.h"
 #include "order.h"
+#include "pagemap.h"
 #include "pager.h"
 #include "quota.h"
 #include "uffd.h"
@@ -14,7 +15,7 @@
 
 #include <cmocka.h>
 
-enum { BLOCKS = 40, STEP_BLOCKS = 16 };
+enum { BLOCKS = 40, ROUND_MS = 1000 };
 static const uint64_t FIRST = 1 << 10; /* block */
 
 static struct world {
@@ -22,8 +23,10 @@ static struct world {
 	struct pager pager;
 	struct huge huge;
 	struct client client, *table;
-	bool keep_huge, fence_up, gate;
-	int error; /* of the order */
+	bool keep_huge, fence_up, gate, owes;
+	uint64_t now_ms, slow_ms;
+	uint64_t shared; /* a block with a page that isn't the program's alone */
+	int error;	 /* of the order */
 	void (*at_drain)(void);
 	unsigned orders;
 	uint64_t ordered[BLOCKS];
@@ -75,6 +78,7 @@ int order_collapse(struct client *c, uint64_t block)
 	assert_false(w->gate);
 	assert_true(w->orders < BLOCKS);
 	w->ordered[w->orders++] = block;
+	w->now_ms += w->slow_ms;
 	return w->error;
 }
 
@@ -94,7 +98,22 @@ void client_unref(struct client *c)
 
 uint64_t worker_now_ms(void)
 {
-	return 1000;
+	return w->now_ms;
+}
+
+bool order_answered(const struct client *c)
+{
+	(void)c;
+	return !w->owes;
+}
+
+int pagemap_words(int fd, uint64_t start, size_t count, uint64_t *ret)
+{
+	(void)fd;
+	for (size_t i = 0; i < count; i++)
+		ret[i] = PM_PRESENT |
+			 (start >> BLOCK_SHIFT == w->shared && i == 511 ? 0 : PM_EXCLUSIVE);
+	return 0;
 }
 
 void store_ref(struct store *s, blob_t b)
@@ -112,6 +131,7 @@ static int setup(void **state)
 	graveyard_init(&w->worker.graveyard, NULL);
 	w->pager.worker = &w->worker;
 	w->keep_huge = true;
+	w->client.id = 5;
 	w->client.agent_pid = 1;
 	w->client.agent_pidfd = 1;
 	atomic_store(&w->client.state, CLIENT_MANAGED);
@@ -141,39 +161,54 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void step(unsigned orders)
+/* All that is to be done until there is a longer rest. */
+static void go(unsigned orders)
 {
 	w->orders = 0;
-	huge_step(&w->huge, &w->pager);
+	do {
+		w->now_ms = w->huge.due_ms;
+		huge_step(&w->huge, &w->pager);
+	} while (w->huge.due_ms < w->now_ms + ROUND_MS);
 	assert_int_equal(w->orders, orders);
 }
 
-static void all_in_steps_and_once(void **state)
+static void all_and_once(void **state)
 {
 	(void)state;
-	step(STEP_BLOCKS);
-	assert_int_equal(w->ordered[1], FIRST + 2);
-	assert_true(w->huge.due_ms < 1000 + 1000); /* there are more */
-	step(STEP_BLOCKS);
-	step(BLOCKS - 2 * STEP_BLOCKS);
-	assert_int_equal(w->ordered[0], FIRST + 2 * 2 * STEP_BLOCKS);
-	assert_int_equal(w->huge.due_ms, 1000 + 1000);
-	step(0);
+	go(BLOCKS);
+	for (uint64_t i = 0; i < BLOCKS; i++)
+		assert_int_equal(w->ordered[i], FIRST + 2 * i);
+	go(0);
 	space_note_huge(&w->client.space, FIRST);
-	step(1);
+	go(1);
+}
+
+/* Each time another job can come between. */
+static void one_at_a_time(void **state)
+{
+	(void)state;
+	huge_step(&w->huge, &w->pager);
+	huge_step(&w->huge, &w->pager);
+	assert_int_equal(w->orders, 2);
+	assert_true(w->huge.due_ms > w->now_ms);
 }
 
 static void not_where_nobody_wants_it(void **state)
 {
 	(void)state;
 	w->keep_huge = false;
-	step(0);
+	go(0);
 	w->keep_huge = true;
 	w->client.agent_pid = 0;
-	step(0);
+	go(0);
 	w->client.agent_pid = 1;
 	atomic_store(&w->client.state, CLIENT_RELEASED);
-	step(0);
+	go(0);
+	atomic_store(&w->client.state, CLIENT_MANAGED);
+	w->owes = true;
+	go(0);
+	w->owes = false;
+	go(BLOCKS);
 }
 
 /* What is out may be HELD, and what isn't there may be discarded: MADV_COLLAPSE would fill it.
@@ -186,14 +221,12 @@ static void only_what_is_all_back(void **state)
 	(void)state;
 	space_set(s, FIRST, space_leaf(s, FIRST), 7, entry_make(PAGE_STORED, 1));
 	space_remove(s, hole, hole + PAGE_SIZE);
-	step(STEP_BLOCKS);
+	go(BLOCKS - 2);
 	assert_int_equal(w->ordered[0], FIRST + 4);
-	step(STEP_BLOCKS);
-	step(BLOCKS - 2 - 2 * STEP_BLOCKS);
 	/* It waits, and what has a hole doesn't. */
 	space_set_state(s, out + 7 * PAGE_SIZE, PAGE_RESIDENT);
 	space_set_state(s, hole, PAGE_RESIDENT);
-	step(1);
+	go(1);
 	assert_int_equal(w->ordered[0], FIRST);
 }
 
@@ -209,44 +242,75 @@ static void what_is_read_just_before_counts(void **state)
 {
 	(void)state;
 	w->at_drain = discard_first;
-	step(STEP_BLOCKS);
+	go(BLOCKS - 1);
 	assert_int_equal(w->ordered[0], FIRST + 2);
+}
+
+/* A copy would undo what a fork shares. */
+static void what_is_shared_waits(void **state)
+{
+	(void)state;
+	w->shared = FIRST + 4;
+	go(BLOCKS - 1);
+	assert_int_equal(w->ordered[2], FIRST + 6);
+	w->shared = 0;
+	go(1);
+	assert_int_equal(w->ordered[0], FIRST + 4);
 }
 
 static void not_while_something_is_unread_or_in_doubt(void **state)
 {
 	(void)state;
 	w->fence_up = true;
-	step(0);
+	go(0);
 	w->fence_up = false;
 	w->client.space.doubt.lost = true;
-	step(0);
+	go(0);
 	w->client.space.doubt.lost = false;
 	w->client.space.unborn = true;
-	step(0);
+	go(0);
 	w->client.space.unborn = false;
-	step(STEP_BLOCKS);
+	go(BLOCKS);
 }
 
-static void a_refusal_concerns_one_and_silence_all(void **state)
+static void what_the_kernel_refuses_stays_small(void **state)
 {
 	(void)state;
-	w->error = -EINVAL;
-	step(STEP_BLOCKS);
-	w->error = -ETIME;
-	step(1);
+	w->error = -EBUSY;
+	go(BLOCKS);
+	w->error = 0;
+	go(0);
+	/* But where it says that another try is worth it. */
+	space_note_huge(&w->client.space, FIRST);
+	w->error = -EAGAIN;
+	go(1);
+	w->error = 0;
+	go(1);
+	go(0);
+}
+
+/* The thread has other things to do. */
+static void a_slow_agent_is_left_alone_for_a_while(void **state)
+{
+	(void)state;
+	w->slow_ms = 100;
+	go(1);
+	assert_true(w->huge.due_ms >= w->now_ms + 5 * ROUND_MS);
 }
 
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(all_in_steps_and_once),
+		T(all_and_once),
+		T(one_at_a_time),
 		T(not_where_nobody_wants_it),
 		T(only_what_is_all_back),
 		T(what_is_read_just_before_counts),
+		T(what_is_shared_waits),
 		T(not_while_something_is_unread_or_in_doubt),
-		T(a_refusal_concerns_one_and_silence_all),
+		T(what_the_kernel_refuses_stays_small),
+		T(a_slow_agent_is_left_alone_for_a_while),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
