@@ -127,12 +127,14 @@ void shim_touch_in_child(const struct shim_call *call, const void *addr, size_t 
 		RAWCALL(SYS_madvise, from, LINK_PAGE, how, 0, 0, 0);
 }
 
-/* Of the first two the kernel tells nobody. The third makes a huge page of all that is there
- * and of holes, but of none where a userfaultfd waits for somebody to touch it. */
+/* Of the first three the kernel tells nobody, and a forked child has no mapping where the third
+ * was given: what lies or grows there later isn't what is on record. The fourth makes a huge page
+ * of all that is there and of holes, but of none where a userfaultfd waits for somebody to touch
+ * it. */
 static bool is_watched(int advice)
 {
 	return advice == MADV_GUARD_INSTALL || advice == MADV_WIPEONFORK ||
-	       advice == MADV_COLLAPSE;
+	       advice == MADV_DONTFORK || advice == MADV_COLLAPSE;
 }
 
 /* In a child that is alone, before its call is over. Guards discard pages of which the service

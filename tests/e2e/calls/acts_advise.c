@@ -29,7 +29,7 @@ enum { RW = PROT_READ | PROT_WRITE, PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS };
 static bool watched_by_libc(int advice)
 {
 	return advice == MADV_GUARD_INSTALL || advice == MADV_WIPEONFORK ||
-	       advice == MADV_COLLAPSE;
+	       advice == MADV_DONTFORK || advice == MADV_COLLAPSE;
 }
 
 static const struct {
