@@ -27,6 +27,7 @@ install_larderd() {
 # Those that have got so far as to have the state, whatever becomes of them.
 begun() { grep -c 'larderd takes over$' "$work/larderd.log" || true; }
 refusals() { grep -c 'this larderd goes on$' "$work/larderd.log" || true; }
+is_out() { guest_ended || [ "$(json .service.evicted_bytes)" -gt 0 ]; }
 is_over() { guest_ended || [ $(($(begun) + $(refusals))) -gt "$1" ]; }
 kills=0
 kill_worker() {
@@ -40,6 +41,9 @@ kill_worker() {
 }
 upgrade_again_and_again() {
 	local before way end=$((SECONDS + seconds))
+	# A new worker takes nothing before it has seen every thread outside of madvise: there may be no
+	# time for that on a busy machine, where they always wait for a CPU.
+	wait_for is_out || fail 'nothing leaves'
 	while guest_runs && [ "$SECONDS" -lt "$end" ]; do
 		pause "$every"
 		way=$((RANDOM % 6))
