@@ -51,7 +51,7 @@ struct attachment {
 	pid_t agent;	    /* of a forked child, which connected by itself; 0: a shim's */
 	int agent_pidfd;    /* owned: the agent's; -1 before READY, of a shim's */
 	uint64_t bell_at;   /* where it is to put its bell; 0: it brings its own userfaultfd */
-	struct join_search search;
+	struct join_search search; /* for the forked child that it is */
 };
 
 int attach_fd(const struct attachment *a)

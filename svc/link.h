@@ -53,7 +53,8 @@ enum link_op {
 	/* MADV_POPULATE_WRITE [addr, addr + pages): what is shared since a fork becomes the
 	 * program's own, and can be moved then. An agent that doesn't know it says -EINVAL. */
 	LINK_UNSHARE = 3,
-	/* MADV_COLLAPSE of the block at addr, all of which is there. As with LINK_UNSHARE. */
+	/* MADV_COLLAPSE [addr, addr + pages), a block that is all there; of whatever is there
+	 * by then. As with LINK_UNSHARE. */
 	LINK_COLLAPSE = 4,
 };
 

@@ -30,7 +30,7 @@ enum {
 	/* Nobody waits for a zap. */
 	ZAP_TIMEOUT_MS = 2000 * PATIENCE,
 	ADVICE_TIMEOUT_MS = 2000 * PATIENCE,
-	/* Of both: only an agent that waits for a CPU is worth so much. After so many looks in
+	/* Of all: only an agent that waits for a CPU is worth so much. After so many looks in
 	 * a row that find it asleep it is taken for stopped or frozen, for with an order to
 	 * carry out it sleeps for moments only. Others' evictions wait meanwhile. */
 	LOOK_MS = 20,

@@ -18,7 +18,7 @@
  *   service -> WELCOME            as above, and where the bell must lie
  *   agent   -> READY              the bell lies there
  *   service -> ADOPTED            + descriptor: the userfaultfd
- *           or AGAIN              an event is in flight: READY once more, in a moment
+ *           or AGAIN              it can't be told yet: READY once more, in a moment
  *           or NONE               it has none: READY with a new one, as above
  */
 #ifndef LARDER_PROTOCOL_H

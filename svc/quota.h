@@ -23,7 +23,7 @@ struct terms {
 	struct store_method later;    /* for those that have been out for: */
 	uint64_t recompress_after_ms; /* 0 = never */
 	enum unshare unshare;
-	bool keep_huge;
+	bool keep_huge;	       /* what left as a huge page becomes one again (huge.h) */
 	uint64_t client_limit; /* bytes; 0 = none */
 	uint64_t owner_limit;  /* bytes */
 };
