@@ -62,6 +62,17 @@ static bool could_be_one(uintptr_t start, size_t len)
 	return at >= start + len;
 }
 
+/* Is it one, as far as can be told? */
+static bool is_one(uintptr_t start, size_t len)
+{
+	int maps = maps_open();
+	struct procmap_query q;
+	bool one = maps < 0 || (maps_find(maps, start, false, &q) && q.vma_end >= start + len);
+
+	maps_close(maps);
+	return one;
+}
+
 static size_t whole_pages(size_t len)
 {
 	return (len + LINK_PAGE - 1) & ~(size_t)(LINK_PAGE - 1);
@@ -211,6 +222,41 @@ static bool may_move_several(
 	       (old | to) % LINK_PAGE == 0 && apart >= whole_pages(old_len);
 }
 
+/* A whole way, of what was several mappings for our sake. */
+static long go(struct way *w)
+{
+	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+	uintptr_t to = w->to;
+	long r = by_mapping(w, flags);
+
+	if (r != -EFAULT && r != 1)
+		return r;
+	struct shim_call call;
+	size_t len = w->end - w->at;
+	shim_give_back(&call, (const void *)w->at, len);
+	shim_touch_in_child(&call, (const void *)w->at, len, false);
+	r = all_the_rest(w, flags, to);
+	/* Without /proc it can't be told how far the kernel would come. */
+	if (r == 1 && (r = RAWCALL(SYS_mremap, w->at, len, len, flags, to, 0)) == (long)to)
+		*w = (struct way){w->end, w->end, w->to + len, true};
+	shim_end(&call);
+	return r;
+}
+
+/* In place, by its last mapping: the kernel doesn't grow several. */
+static long grow_last(uintptr_t at, size_t old_len, size_t new_len)
+{
+	int maps = maps_open();
+	struct procmap_query q;
+	uintptr_t last = at;
+
+	if (maps_find(maps, at + old_len - LINK_PAGE, false, &q) && q.vma_start > at)
+		last = (uintptr_t)q.vma_start;
+	maps_close(maps);
+	long r = RAWCALL(SYS_mremap, last, at + old_len - last, at + new_len - last, 0, 0, 0);
+	return failed(r) ? r : (long)at;
+}
+
 /* Growth that moves, as a move and growth in place. For the kernel fills what grows of locked
  * memory before it lets the event of its move be read: where that is registered, the fault
  * waits for the event and the event for the fault, for ever. */
@@ -227,18 +273,15 @@ static long in_two_steps(uintptr_t old, size_t old_len, size_t new_len, int flag
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (fixed ? MAP_FIXED : 0), -1, 0);
 	if (failed(at))
 		return at;
-	long r = RAWCALL(
-		SYS_mremap, old, old_len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, at, 0);
-	if (failed(r)) {
-		RAWCALL(SYS_munmap, at, new_len, 0, 0, 0, 0);
-		return r;
-	}
-	RAWCALL(SYS_munmap, (uintptr_t)at + old_len, new_len - old_len, 0, 0, 0, 0);
-	r = RAWCALL(SYS_mremap, at, old_len, new_len, 0, 0, 0);
+	struct way there = {.at = old, .end = old + old_len, .to = (uintptr_t)at};
+	long r = go(&there);
+	RAWCALL(SYS_munmap, there.to, (uintptr_t)at + new_len - there.to, 0, 0, 0, 0);
+	if (!failed(r))
+		r = grow_last((uintptr_t)at, old_len, new_len);
 	/* Beyond a limit. What lay in the target is gone, as when the kernel finds it late. */
-	if (failed(r))
-		RAWCALL(SYS_mremap, at, old_len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, old,
-			0);
+	struct way back = {.at = (uintptr_t)at, .end = there.to, .to = old};
+	if (failed(r) && there.begun)
+		go(&back);
 	return r;
 }
 
@@ -249,8 +292,10 @@ static bool may_grow_locked(
 	if (!atomic_load(&shim_locked_unlinked) || old_len == 0 || new_len <= old_len ||
 		old % LINK_PAGE || flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED))
 		return false;
-	return !(flags & MREMAP_FIXED) || (flags & MREMAP_MAYMOVE && to % LINK_PAGE == 0 &&
-						  (to >= old + old_len || old >= to + new_len));
+	if (flags & MREMAP_FIXED && (!(flags & MREMAP_MAYMOVE) || to % LINK_PAGE != 0 ||
+					    (to < old + old_len && old < to + new_len)))
+		return false;
+	return is_one(old, whole_pages(old_len)) || could_be_one(old, whole_pages(old_len));
 }
 
 static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flags, uintptr_t to)
@@ -262,8 +307,10 @@ static long move_or_grow(uintptr_t old, size_t old_len, size_t new_len, int flag
 	struct way way = {.at = old, .end = old + whole_pages(old_len), .to = to};
 	bool several = shim_page && may_move_several(old, old_len, new_len, flags, to);
 
-	if (r == 1 && several)
-		r = by_mapping(&way, flags);
+	/* Without /proc it can't be told how far the kernel would come: nothing of it may be
+	 * registered. */
+	if (r == 1 && several && (r = by_mapping(&way, flags)) == 1)
+		r = -EFAULT;
 	if (r == 1 && shim_page && may_grow_locked(old, old_len, new_len, flags, to))
 		r = in_two_steps(old, whole_pages(old_len), whole_pages(new_len), flags, to);
 	if (r == 1)

@@ -133,6 +133,7 @@ static int setup(void **state)
 	mprotect(from, SIZE, PROT_READ | PROT_WRITE);
 	for (unsigned i = 0; i < PAGES; i++)
 		memset(from + i * PAGE_SIZE, (int)i + 1, PAGE_SIZE);
+	atomic_store(&shim_locked_unlinked, false);
 	calls = 0;
 	at_call = 1;
 	alarm(60);
@@ -149,14 +150,20 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* All of it has moved, and what another thread mapped meanwhile is where it was. */
-static void move_and_compare_by(int flags)
+/* cmocka has a handler of its own before each test. */
+static void handle_calls(void)
 {
 	struct sigaction act = {.sa_sigaction = on_call, .sa_flags = SA_SIGINFO};
 
-	sigaction(SIGSYS, &act, NULL); /* cmocka has one of its own before each test */
+	sigaction(SIGSYS, &act, NULL);
+}
+
+/* All of it has moved, and what another thread mapped meanwhile is where it was. */
+static void move_and_compare_by(int flags, size_t size)
+{
+	handle_calls();
 	assert_ptr_equal(
-		mremap(from, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED | flags, to), to);
+		mremap(from, SIZE, size, MREMAP_MAYMOVE | MREMAP_FIXED | flags, to), to);
 	assert_true(calls > 0);
 	for (unsigned i = 0; i < PAGES; i++) {
 		assert_int_equal(to[i * PAGE_SIZE], i + 1);
@@ -170,7 +177,7 @@ static void move_and_compare_by(int flags)
 
 static void move_and_compare(void)
 {
-	move_and_compare_by(0);
+	move_and_compare_by(0, SIZE);
 }
 
 static void the_rest_goes_after_what_has_moved(void **state)
@@ -203,9 +210,51 @@ static void what_stays_mapped_moves_by_mapping_too(void **state)
 {
 	(void)state;
 	mprotect(to, SIZE, PROT_READ | PROT_WRITE);
-	move_and_compare_by(MREMAP_DONTUNMAP);
+	move_and_compare_by(MREMAP_DONTUNMAP, SIZE);
 	for (unsigned i = 0; i < 2 * PAGE_SIZE; i++) /* the others' faults nobody answers */
 		assert_int_equal(from[i], 0);
+}
+
+/* Growth of what may be locked is a move and then growth in place. */
+static void what_grows_loses_nothing_on_its_way(void **state)
+{
+	(void)state;
+	atomic_store(&shim_locked_unlinked, true);
+	move_and_compare_by(0, SIZE + PAGE_SIZE);
+	for (size_t i = 0; i < PAGE_SIZE; i++)
+		assert_int_equal(to[SIZE + i], 0);
+}
+
+/* Two mappings that don't merge, of which one has been registered for long. */
+static void what_grows_may_be_two_mappings_for_our_sake(void **state)
+{
+	uint8_t *part = from + 2 * PAGE_SIZE;
+
+	(void)state;
+	at_call = 100;
+	mmap(part, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	uffd_register(uffd, (uintptr_t)part, 2 * PAGE_SIZE, UFFDIO_REGISTER_MODE_WP);
+	for (size_t i = 2; i < PAGES; i++)
+		memset(from + i * PAGE_SIZE, (int)i + 1, PAGE_SIZE);
+	uffd_unregister(uffd, (uintptr_t)part, 2 * PAGE_SIZE);
+	what_grows_loses_nothing_on_its_way(state);
+}
+
+/* Of other kinds, they don't grow together, and nothing is moved. */
+static void what_is_two_for_the_program_stays_where_it_is(void **state)
+{
+	(void)state;
+	at_call = 100;
+	atomic_store(&shim_locked_unlinked, true);
+	mprotect(from + 2 * PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ);
+	handle_calls();
+	assert_ptr_equal(
+		mremap(from, SIZE, SIZE + PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, to),
+		MAP_FAILED);
+	assert_int_equal(errno, EFAULT);
+	for (unsigned i = 0; i < PAGES; i++)
+		assert_int_equal(from[i * PAGE_SIZE], i + 1);
 }
 
 int main(void)
@@ -224,6 +273,9 @@ int main(void)
 		T(the_same_over_another_mapping),
 		T(the_same_in_the_middle_of_several),
 		T(what_stays_mapped_moves_by_mapping_too),
+		T(what_grows_loses_nothing_on_its_way),
+		T(what_grows_may_be_two_mappings_for_our_sake),
+		T(what_is_two_for_the_program_stays_where_it_is),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
