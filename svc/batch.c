@@ -162,13 +162,13 @@ unsigned batch_publish(struct batch *b, struct client *c)
 
 void batch_drop_blobs(struct batch *b)
 {
-	struct graveyard *g = b->owner->space.graveyard;
+	const struct space *s = &b->owner->space;
 
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (b->outlived)
-			graveyard_add_blob(g, b->blob[i]);
+			graveyard_add_blob(s->graveyard, s->family, b->blob[i]);
 		else
-			store_unref(g->store, b->blob[i]);
+			store_unref(s->graveyard->store, b->blob[i]);
 		b->blob[i] = BLOB_NONE;
 	}
 	b->outlived = false;

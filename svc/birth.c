@@ -106,7 +106,7 @@ static struct client *new_child(struct client *parent, int ufd, const struct bir
 	fcntl(ufd, F_SETFL, O_NONBLOCK);
 	point(POINT_fork);
 	child->parent = parent->id;
-	child->family = client_family(parent);
+	child->space.family = parent->space.family;
 	child->uid = parent->uid;
 	snprintf(child->exe, sizeof(child->exe), "%s", parent->exe);
 	snprintf(child->policy, sizeof(child->policy), "%s", parent->policy);
@@ -533,7 +533,7 @@ static void fork_gone(struct client *parent)
 {
 	struct space nobody;
 
-	space_init(&nobody, parent->space.graveyard);
+	space_init(&nobody, parent->space.graveyard, parent->space.family);
 	steps_unref(space_fork(&parent->space, &nobody));
 	space_done(&nobody);
 }

@@ -39,7 +39,7 @@ struct client *client_new(struct worker *w, uint64_t id, int uffd)
 	atomic_init(&c->refs, 1);
 	atomic_init(&c->state, CLIENT_ATTACHING);
 	pthread_mutex_init(&c->gate, NULL);
-	space_init(&c->space, &w->graveyard);
+	space_init(&c->space, &w->graveyard, id);
 	return c;
 }
 

@@ -40,7 +40,6 @@ struct client {
 	uint64_t id;
 	uint64_t token;	 /* id << 24 | its place in worker.place */
 	uint64_t parent; /* id; 0 = attached by itself */
-	uint64_t family; /* id of the one that attached, which it descends from; 0: itself */
 	struct worker *worker; /* borrowed */
 	_Atomic pid_t pid;     /* 0 for a forked child without an agent */
 	uid_t uid;
@@ -170,12 +169,6 @@ static inline bool client_agent_alive(const struct client *c)
 static inline int client_agent_end(const struct client *c)
 {
 	return c->socket >= 0 ? c->socket : c->agent_pidfd;
-}
-
-/* The same for it and all that descend from it. */
-static inline uint64_t client_family(const struct client *c)
-{
-	return c->family ? c->family : c->id;
 }
 
 /* Gate held: nothing is under way that its rows in the index could not say. */

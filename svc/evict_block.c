@@ -82,7 +82,8 @@ static void hold(
 	for (unsigned i = 0; i < BLOCK_PAGES; i++) {
 		if (!(res->moved[i / 64] >> i % 64 & 1))
 			continue;
-		graveyard_add_blob(c->space.graveyard, entry_blob(leaf->entry[i]));
+		graveyard_add_blob(
+			c->space.graveyard, c->space.family, entry_blob(leaf->entry[i]));
 		space_set(&c->space, b->number, leaf, i,
 			entry_make(PAGE_HELD, tag << HELD_SLOT_BITS | i));
 		b->moved[i / 64] |= 1ULL << i % 64;

@@ -277,7 +277,7 @@ static int write_taken(struct txn *t)
 static void let_go(struct client *c)
 {
 	for (size_t i = 0; i < c->unneeded_count; i++)
-		graveyard_add_blob(&c->worker->graveyard, c->unneeded[i]);
+		graveyard_add_blob(&c->worker->graveyard, c->space.family, c->unneeded[i]);
 	c->unneeded_count = 0;
 }
 
@@ -388,13 +388,37 @@ int indexer_recycle(struct worker *w)
 	return r < 0 ? r : store_txn_commit(w->store);
 }
 
-static int drop_rows(struct worker *w, const struct leaf *dead)
+/* Families of which somebody was left out of a transaction: their rows name some of the dead.
+ * No other family's do, for what a row names its program has evicted itself, or had from its
+ * ancestors. */
+struct held_up {
+	uint64_t *family; /* owned */
+	size_t count, room;
+};
+
+static bool is_held_up(const struct held_up *l, uint64_t family)
+{
+	for (size_t i = 0; i < l->count; i++)
+		if (l->family[i] == family)
+			return true;
+	return false;
+}
+
+static void note_held_up(struct held_up *l, uint64_t family)
+{
+	if (is_held_up(l, family))
+		return;
+	space_make_room((void **)&l->family, l->count, &l->room, sizeof(*l->family));
+	l->family[l->count++] = family;
+}
+
+static int drop_rows(struct worker *w, const struct leaf *dead, const struct held_up *held_up)
 {
 	int r = 0;
 
 	for (; dead && r == 0; dead = dead->next) {
-		if (dead->waited)
-			continue; /* its row went with the one before */
+		if (dead->waited || is_held_up(held_up, dead->family))
+			continue; /* its row went with the one before, or goes with a later */
 		r = store_index_leaf_drop(w->store, dead->id);
 		point(POINT_buried);
 	}
@@ -420,17 +444,19 @@ static void free_leaf(struct worker *w, struct leaf *leaf)
  * those that name blobs. An mremap may have carried these there from a leaf whose row names
  * them still: it was written anew in this transaction, or that leaf has died since, and then
  * its row goes with the next. */
-static bool bury(struct worker *w, struct leaf *dead, bool committed)
+static bool bury(
+	struct worker *w, struct leaf *dead, bool committed, const struct held_up *held_up)
 {
 	bool waits = false;
 
 	while (dead) {
 		struct leaf *next = dead->next;
-		if (committed && (dead->waited || !names_any(dead))) {
+		bool gone = committed && !is_held_up(held_up, dead->family);
+		if (gone && (dead->waited || !names_any(dead))) {
 			free_leaf(w, dead);
 		} else {
-			waits |= committed;
-			dead->waited = committed;
+			waits |= gone;
+			dead->waited = gone;
 			pthread_mutex_lock(&w->graveyard.lock);
 			dead->next = w->graveyard.first;
 			w->graveyard.first = dead;
@@ -480,7 +506,7 @@ static void leave_out(struct txn *t)
 
 /* All who have something to write, or have ended. *ret_any: there is something to write or to
  * remove. */
-static int take_all(struct txn *t, bool *ret_any_left_out, bool *ret_any)
+static int take_all(struct txn *t, struct held_up *held_up, bool *ret_any)
 {
 	struct client **client;
 	size_t count;
@@ -493,7 +519,7 @@ static int take_all(struct txn *t, bool *ret_any_left_out, bool *ret_any)
 		/* First the gate: one that is about to end has ended then. */
 		bool dirty = has_dirty(t->p, c);
 		if (c->left_out)
-			*ret_any_left_out = true; /* its rows name some of the dead */
+			note_held_up(held_up, c->space.family);
 		else if (dirty || atomic_load(&c->dropped))
 			take_in(t, c);
 		client_unref(c);
@@ -515,16 +541,17 @@ static void forget_all(const struct txn *t)
 		worker_table_forget(t->p->worker, t->taken[i].client);
 }
 
-/* All in one transaction: a blob of a dead leaf can stand in a row of any client that has
- * something to write (an mremap carried it, a fork shared it). So where one is left out, the
- * dead wait. */
-static int flush_all_once(struct pager *p, struct leaf *dead, bool *ret_waits)
+/* All in one transaction: a blob of a dead leaf can stand in a row of any client of its family
+ * that has something to write (an mremap carried it, a fork shared it). So where one is left
+ * out, the dead of its family wait. */
+static int flush_all_once(
+	struct pager *p, struct leaf *dead, struct held_up *held_up, bool *ret_waits)
 {
 	struct worker *w = p->worker;
 	struct txn t = {.p = p};
-	bool any_left_out = false, any = false;
+	bool any = false;
 
-	int r = take_all(&t, &any_left_out, &any);
+	int r = take_all(&t, held_up, &any);
 	/* What a transaction let go of is free only after the next one (store.h). Without one,
 	 * a store that was full of it would stay full. */
 	if (r == 0 && (any || dead || store_has_dead(w->store))) {
@@ -534,8 +561,8 @@ static int flush_all_once(struct pager *p, struct leaf *dead, bool *ret_waits)
 			r = write_taken(&t);
 		if (r == -EAGAIN)
 			leave_out(&t);
-		if (r == 0 && !any_left_out)
-			r = drop_rows(w, dead);
+		if (r == 0)
+			r = drop_rows(w, dead, held_up);
 		if (begun)
 			r = end_transaction(&t, r);
 	} else if (r == 0) {
@@ -543,11 +570,11 @@ static int flush_all_once(struct pager *p, struct leaf *dead, bool *ret_waits)
 	}
 	txn_done(&t);
 	if (r != -EAGAIN)
-		*ret_waits = bury(w, dead, r == 0 && !any_left_out);
+		*ret_waits = bury(w, dead, r == 0, held_up);
 	return r;
 }
 
-static void leave_none_out(struct worker *w, bool *ret_any)
+static void leave_none_out(struct worker *w)
 {
 	struct client **client;
 	size_t count;
@@ -555,14 +582,14 @@ static void leave_none_out(struct worker *w, bool *ret_any)
 	while (worker_clients_and_ended(w, &client, &count) < 0)
 		rest(CALM_WAIT_NS);
 	for (size_t i = 0; i < count; i++) {
-		*ret_any |= client[i]->left_out;
 		client[i]->left_out = false;
 		client_unref(client[i]);
 	}
 	free(client);
 }
 
-static int flush_all(struct pager *p, bool *ret_any_left_out)
+/* held_up: empty at first; the caller frees it. */
+static int flush_all(struct pager *p, struct held_up *held_up)
 {
 	bool waits = true;
 	int r = 0;
@@ -573,30 +600,33 @@ static int flush_all(struct pager *p, bool *ret_any_left_out)
 		waits = false;
 		/* Each time one more is left out. */
 		do {
-			r = flush_all_once(p, dead, &waits);
+			r = flush_all_once(p, dead, held_up, &waits);
 		} while (r == -EAGAIN);
-		leave_none_out(p->worker, ret_any_left_out);
+		leave_none_out(p->worker);
 	}
 	return r;
 }
 
 int indexer_flush_all(struct pager *p)
 {
-	bool any_left_out = false;
-	return flush_all(p, &any_left_out);
+	struct held_up held_up = {.count = 0};
+	int r = flush_all(p, &held_up);
+
+	free(held_up.family);
+	return r;
 }
 
 int indexer_forget_staging(struct pager *p, struct client *owner)
 {
-	bool any_left_out = false;
-	int r = 0;
+	struct held_up held_up = {.count = 0};
 
 	if (!owner->rows_name_staging)
 		return 0;
 	owner->rows_name_staging = false; /* row_pack may find that they do still */
-	r = flush_all(p, &any_left_out);
-	if (r == 0 && (any_left_out || owner->rows_name_staging))
+	int r = flush_all(p, &held_up);
+	if (r == 0 && (is_held_up(&held_up, owner->space.family) || owner->rows_name_staging))
 		r = -EAGAIN;
+	free(held_up.family);
 	if (r < 0)
 		owner->rows_name_staging = true;
 	return r;

@@ -141,7 +141,8 @@ static void take_client(struct worker *w, struct state_record *from)
 
 	c->record = from;
 	c->parent = from->parent;
-	c->family = from->family;
+	if (from->family)
+		c->space.family = from->family;
 	c->uid = from->uid;
 	memcpy(c->exe, from->exe, sizeof(c->exe));
 	memcpy(c->policy, from->policy, sizeof(c->policy));
@@ -191,7 +192,7 @@ static void take_clients(struct recovery *r)
 static int on_leaf(void *arg, const struct store_leaf *row)
 {
 	struct recovery *r = arg;
-	struct leaf *leaf = leaf_new(&r->worker->graveyard);
+	struct leaf *leaf = leaf_new(&r->worker->graveyard, 0);
 
 	leaf->id = row->id;
 	atomic_store(&leaf->row, LEAF_CLEAN);
@@ -216,6 +217,7 @@ static int by_leaf_id(const void *a, const void *b)
 static void use_leaf(struct recovery *r, struct found_leaf *f)
 {
 	f->used = true;
+	f->leaf->family = r->loading->space.family;
 	for (unsigned i = 0; i < BLOCK_PAGES; i++)
 		if (entry_state(f->leaf->entry[i]) == PAGE_STORED)
 			store_ref(r->worker->store, entry_value(f->leaf->entry[i]));
@@ -285,7 +287,7 @@ void recover_hold(struct client *c, struct batch *b, uint64_t addr, unsigned slo
 	uint64_t number = addr >> BLOCK_SHIFT;
 	unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
 	struct leaf *leaf = space_leaf(&c->space, number);
-	graveyard_add_blob(c->space.graveyard, entry_blob(leaf->entry[page]));
+	graveyard_add_blob(c->space.graveyard, c->space.family, entry_blob(leaf->entry[page]));
 	space_set(&c->space, number, leaf, page,
 		entry_make(PAGE_HELD, (unsigned)tag << HELD_SLOT_BITS | slot));
 	if (!batch_has(b, slot)) {

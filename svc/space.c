@@ -121,22 +121,23 @@ void leaf_free(struct graveyard *g, struct leaf *leaf)
 	free(leaf);
 }
 
-static struct leaf *leaf_begin(struct graveyard *g, struct leaf *leaf)
+static struct leaf *leaf_begin(struct graveyard *g, uint64_t family, struct leaf *leaf)
 {
 	memset(leaf, 0, sizeof(*leaf));
+	leaf->family = family;
 	atomic_init(&leaf->refs, 1);
 	leaf->id = atomic_fetch_add(&g->next_id, 1);
 	atomic_fetch_add(&g->leaves, 1);
 	return leaf;
 }
 
-struct leaf *leaf_new(struct graveyard *g)
+struct leaf *leaf_new(struct graveyard *g, uint64_t family)
 {
-	return leaf_begin(g, space_alloc(sizeof(struct leaf)));
+	return leaf_begin(g, family, space_alloc(sizeof(struct leaf)));
 }
 
 /* For an answer to a fault: a spare one, or NULL when there is no memory either. */
-static struct leaf *leaf_new_at_once(struct graveyard *g)
+static struct leaf *leaf_new_at_once(struct graveyard *g, uint64_t family)
 {
 	pthread_mutex_lock(&g->lock);
 	struct leaf *leaf = g->spare;
@@ -147,13 +148,13 @@ static struct leaf *leaf_new_at_once(struct graveyard *g)
 	pthread_mutex_unlock(&g->lock);
 	if (!leaf)
 		leaf = malloc(sizeof(*leaf));
-	return leaf ? leaf_begin(g, leaf) : NULL;
+	return leaf ? leaf_begin(g, family, leaf) : NULL;
 }
 
 /* Lock held. */
-static bool has_room(struct graveyard *g)
+static bool has_room(struct graveyard *g, uint64_t family)
 {
-	if (g->blobs && g->blob_count == BLOCK_PAGES) {
+	if (g->blobs && (g->blob_count == BLOCK_PAGES || g->blobs->family != family)) {
 		g->blobs->next = g->first;
 		g->first = g->blobs;
 		g->blobs = NULL;
@@ -161,19 +162,19 @@ static bool has_room(struct graveyard *g)
 	return g->blobs != NULL;
 }
 
-void graveyard_add_blob(struct graveyard *g, blob_t blob)
+void graveyard_add_blob(struct graveyard *g, uint64_t family, blob_t blob)
 {
 	struct leaf *fresh = NULL;
 
 	if (blob == BLOB_NONE)
 		return;
 	pthread_mutex_lock(&g->lock);
-	if (!has_room(g)) {
+	if (!has_room(g, family)) {
 		pthread_mutex_unlock(&g->lock);
-		fresh = leaf_new(g); /* may wait, so not under the lock */
+		fresh = leaf_new(g, family); /* may wait, so not under the lock */
 		pthread_mutex_lock(&g->lock);
 	}
-	if (!has_room(g)) {
+	if (!has_room(g, family)) {
 		g->blobs = fresh;
 		g->blob_count = 0;
 		fresh = NULL;
@@ -212,15 +213,16 @@ static struct leaf *leaf_copy(struct graveyard *g, struct leaf *leaf, const stru
 
 struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from)
 {
-	return leaf_copy(g, leaf_new(g), from);
+	return leaf_copy(g, leaf_new(g, from->family), from);
 }
 
 /* ---- space ---- */
 
-void space_init(struct space *s, struct graveyard *g)
+void space_init(struct space *s, struct graveyard *g, uint64_t family)
 {
 	memset(s, 0, sizeof(*s));
 	s->graveyard = g;
+	s->family = family;
 }
 
 void space_done(struct space *s)
@@ -417,7 +419,7 @@ struct leaf *space_leaf(struct space *s, uint64_t number)
 	struct block *b = block_at(s, number);
 
 	if (!b) {
-		space_block_insert(s, number, leaf_new(s->graveyard));
+		space_block_insert(s, number, leaf_new(s->graveyard, s->family));
 		b = block_at(s, number);
 	} else if (!leaf_is_own(b->leaf)) {
 		replace_leaf(s, b, leaf_clone(s->graveyard, b->leaf));
@@ -434,7 +436,7 @@ bool space_ready(struct space *s, uint64_t addr)
 		return true;
 	if (!b && !try_insert_room(s, 1))
 		return false;
-	if (!(leaf = leaf_new_at_once(s->graveyard)))
+	if (!(leaf = leaf_new_at_once(s->graveyard, s->family)))
 		return false;
 	if (b)
 		replace_leaf(s, b, leaf_copy(s->graveyard, leaf, b->leaf));

@@ -113,6 +113,7 @@ struct leaf {
 	uint16_t out;	   /* entries HELD or STORED */
 	uint16_t held;	   /* of these, HELD */
 	uint64_t id;	   /* of the index row, never used twice */
+	uint64_t family;   /* of the clients that can have it, or what it names */
 	struct leaf *next; /* graveyard */
 	bool waited;	   /* there: one transaction has passed (indexer.c) */
 	uint32_t entry[BLOCK_PAGES];
@@ -191,7 +192,7 @@ struct batch;
 struct graveyard {
 	pthread_mutex_t lock;
 	struct leaf *first;
-	struct leaf *blobs;	  /* single blobs, as many as fit */
+	struct leaf *blobs;	  /* single blobs of one family, as many as fit */
 	unsigned blob_count;	  /* in it */
 	_Atomic uint64_t next_id; /* for new leaves */
 	_Atomic uint64_t leaves;  /* alive, for the overhead */
@@ -209,6 +210,7 @@ void leaf_free(struct graveyard *g, struct leaf *leaf);
 
 struct space {
 	struct graveyard *graveyard; /* borrowed */
+	uint64_t family; /* id of the client that attached, which it descends from */
 	struct region *region;
 	size_t region_count, region_room;
 	struct block *block;
@@ -233,7 +235,7 @@ struct space {
 			record */
 };
 
-void space_init(struct space *s, struct graveyard *g);
+void space_init(struct space *s, struct graveyard *g, uint64_t family);
 void space_done(struct space *s);
 
 /* Memory: none of these fails. What an event says can't be refused or forgotten, so when the

@@ -270,7 +270,7 @@ static void keep_aside(struct space *s, uint64_t number, struct leaf *leaf)
 /* A copy of the out pages of [from, to) of a leaf, with references of its own. */
 static struct leaf *leaf_part(struct space *s, const struct leaf *leaf, struct piece p)
 {
-	struct leaf *part = leaf_new(s->graveyard);
+	struct leaf *part = leaf_new(s->graveyard, s->family);
 
 	for (unsigned i = p.from; i < p.to; i++) {
 		uint32_t e = leaf->entry[i];
@@ -475,7 +475,7 @@ static void place_entry(struct space *s, uint64_t addr, uint32_t e)
 	struct leaf *leaf = space_leaf(s, number);
 
 	/* Two blobs want the one place of an entry. */
-	graveyard_add_blob(s->graveyard, entry_blob(leaf->entry[page]));
+	graveyard_add_blob(s->graveyard, s->family, entry_blob(leaf->entry[page]));
 	space_set(s, number, leaf, page, e);
 }
 

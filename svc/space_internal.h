@@ -12,7 +12,7 @@ void space_make_room(void **array, size_t count, size_t *room, size_t element);
 /* Index of the first region that ends after addr. */
 size_t space_region_index(const struct space *s, uint64_t addr);
 
-struct leaf *leaf_new(struct graveyard *g);
+struct leaf *leaf_new(struct graveyard *g, uint64_t family);
 /* May it be changed where it is? */
 static inline bool leaf_is_own(const struct leaf *leaf)
 {
@@ -25,7 +25,7 @@ static inline void leaf_changed(struct leaf *leaf)
 		atomic_store(&leaf->row, LEAF_CHANGED);
 }
 /* Takes the reference. */
-void graveyard_add_blob(struct graveyard *g, blob_t blob);
+void graveyard_add_blob(struct graveyard *g, uint64_t family, blob_t blob);
 void leaf_unref(struct graveyard *g, struct leaf *leaf);
 /* Own copy: one more reference for each stored blob; unneeded blobs stay with the original. */
 struct leaf *leaf_clone(struct graveyard *g, const struct leaf *from);

@@ -49,7 +49,7 @@ struct state_record {
 	STATE_FDS(X)
 #undef X
 	uint32_t reserved0;
-	uint64_t parent, family;
+	uint64_t parent, family; /* 0: its own, as older versions wrote it */
 	uint64_t birth_check; /* of id, parent, family */
 	/* From here on what an agent brought. */
 	int32_t pid, agent_pid;

@@ -35,7 +35,7 @@ void worker_count_client(struct worker *w, struct client *c)
 void worker_record_client(struct worker *w, struct client *c)
 {
 	struct state_record r = {.parent = c->parent,
-		.family = c->family,
+		.family = c->space.family,
 		.pid = c->pid,
 		.agent_pid = c->agent_pid,
 		.uid = c->uid,
@@ -190,7 +190,7 @@ int worker_clients_and_ended(struct worker *w, struct client ***ret, size_t *ret
 
 bool worker_needs_rows(const struct client *c, const struct client *parent)
 {
-	return c->id > parent->id && client_family(c) == client_family(parent) &&
+	return c->id > parent->id && c->space.family == parent->space.family &&
 	       !atomic_load(&c->indexed) && !atomic_load(&c->dropped);
 }
 

@@ -196,7 +196,7 @@ static int setup(void **state)
 	}
 	client = calloc(1, sizeof(*client));
 	graveyard_init(&graveyard, NULL);
-	space_init(&client->space, &graveyard);
+	space_init(&client->space, &graveyard, 1);
 	pthread_mutex_init(&client->gate, NULL);
 	client->link = calloc(1, sizeof(struct link));
 	recv(line[0], number, sizeof(number), 0);

@@ -76,7 +76,7 @@ struct client *worker_new_client(struct worker *w, int uffd)
 	c->uffd = uffd;
 	c->pidfd = c->procdir = c->pagemap = -1; /* as if it had more than one thread */
 	pthread_mutex_init(&c->gate, NULL);
-	space_init(&c->space, &w->graveyard);
+	space_init(&c->space, &w->graveyard, 1);
 	of(uffd)->client = c;
 	return c;
 }

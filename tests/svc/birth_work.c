@@ -72,8 +72,8 @@ static int setup(void **state)
 	struct family *f = calloc(1, sizeof(*f));
 
 	graveyard_init(&f->graveyard, NULL);
-	space_init(&f->parent, &f->graveyard);
-	space_init(&f->child, &f->graveyard);
+	space_init(&f->parent, &f->graveyard, 1);
+	space_init(&f->child, &f->graveyard, 1);
 	f->seed = 88172645463325252;
 	*state = f;
 	return 0;

@@ -181,7 +181,7 @@ static void what_waits_at_a_gate_is_done_later(void **state)
 	pthread_mutex_init(&w.config_lock, NULL);
 	for (size_t i = 0; i < CLIENTS; i++) {
 		pthread_mutex_init(&client[i].gate, NULL);
-		space_init(&client[i].space, &graveyard);
+		space_init(&client[i].space, &graveyard, 1);
 		client[i].link_fd = -1;
 		space_region_add(&client[i].space, BLOCK_SIZE, 2 * BLOCK_SIZE);
 	}

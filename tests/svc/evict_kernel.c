@@ -212,7 +212,7 @@ static int setup(void **state)
 	client = calloc(1, sizeof(*client));
 	client->worker = &worker;
 	graveyard_init(&worker.graveyard, NULL);
-	space_init(&client->space, &worker.graveyard);
+	space_init(&client->space, &worker.graveyard, 1);
 	pthread_mutex_init(&client->gate, NULL);
 	client->link = calloc(1, sizeof(struct link));
 	client->uffd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);

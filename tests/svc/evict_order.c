@@ -238,7 +238,7 @@ static int setup(void **state)
 	struct world *w = world = calloc(1, sizeof(*w));
 
 	graveyard_init(&w->graveyard, NULL);
-	space_init(&w->client.space, &w->graveyard);
+	space_init(&w->client.space, &w->graveyard, 1);
 	pthread_mutex_init(&w->client.gate, NULL);
 	w->client.worker = &w->worker;
 	w->client.link = &w->link;

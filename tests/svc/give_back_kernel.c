@@ -83,7 +83,7 @@ static int setup(void **state)
 	memory += PAGE_SIZE;
 	mprotect(memory, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE);
 	graveyard_init(&graveyard, NULL);
-	space_init(&client.space, &graveyard);
+	space_init(&client.space, &graveyard, 1);
 	return uffd_api(client.uffd);
 }
 
@@ -139,7 +139,7 @@ static void a_child_that_is_forked_afterwards_is_told_nothing(void **state)
 	assert_int_equal(uffd_registered(client.uffd, here), 0);
 	assert_int_equal(s->region_count, 0);
 
-	space_init(&child, &graveyard);
+	space_init(&child, &graveyard, 1);
 	struct steps *steps = space_fork(s, &child);
 	uint64_t work = 0;
 	const struct midwife m = {.registered = is_registered, .work = &work};

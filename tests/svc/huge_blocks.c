@@ -135,7 +135,7 @@ static int setup(void **state)
 	w->client.agent_pid = 1;
 	w->client.agent_pidfd = 1;
 	atomic_store(&w->client.state, CLIENT_MANAGED);
-	space_init(&w->client.space, &w->worker.graveyard);
+	space_init(&w->client.space, &w->worker.graveyard, 1);
 	for (uint64_t i = 0; i < BLOCKS; i++) {
 		uint64_t base = (FIRST + 2 * i) << BLOCK_SHIFT;
 		space_region_add(&w->client.space, base, base + BLOCK_SIZE);

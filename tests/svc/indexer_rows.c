@@ -351,7 +351,7 @@ static struct client *new_client(struct client *parent)
 	w->live[c->id] = true;
 	if (parent) {
 		c->parent = w->parent[c->id] = parent->id;
-		c->family = client_family(parent);
+		c->space.family = parent->space.family;
 		journal_add(parent->journal, JOURNAL_CHILD, 0, c->id, 0, 0);
 		w->forked_at[c->id] = client_clock(parent) - 1;
 		steps_unref(space_fork(&parent->space, &c->space));
@@ -455,8 +455,9 @@ static void finish_end(void)
 	if (w->busy && rnd(2) == 0)
 		fork_from(c);
 	c->waiting_count = 0;
+	const uint64_t family = c->space.family;
 	space_done(&c->space);
-	space_init(&c->space, &w->worker.graveyard);
+	space_init(&c->space, &w->worker.graveyard, family);
 	atomic_store(&c->dropped, true);
 	gate_unlock(NULL, c);
 	w->ending = NULL;
@@ -495,7 +496,7 @@ static void hold_pages(struct client *c, struct batch *b, unsigned tag)
 			continue;
 		struct leaf *leaf = space_leaf(&c->space, b->number);
 		e = leaf->entry[page];
-		graveyard_add_blob(c->space.graveyard, entry_blob(e));
+		graveyard_add_blob(c->space.graveyard, c->space.family, entry_blob(e));
 		space_set(&c->space, b->number, leaf, page,
 			entry_make(PAGE_HELD, tag << HELD_SLOT_BITS | page));
 		b->moved[0] |= 1ULL << page;
@@ -749,12 +750,61 @@ static void the_first_leaf_is_aside_at_the_end(void **state)
 	world_done();
 }
 
+/* A program that changes its mappings without a pause keeps nobody else's memory. */
+static void never_calm(struct client *c)
+{
+	gate_lock(c);
+	space_unmap(&c->space, addr_of(1, 0), addr_of(2, 0));
+	gate_unlock(NULL, c);
+	w->stubborn = true;
+}
+
+static void the_dead_of_other_families_are_freed(void **state)
+{
+	(void)state;
+	world_new(1);
+	w->busy = false;
+	w->reliable = true;
+	struct client *busy = new_client(NULL), *calm = new_client(NULL), *c[] = {busy, calm};
+	blob_t blob[2][2];
+	for (unsigned i = 0; i < 2; i++) {
+		struct space *s = &c[i]->space;
+		gate_lock(c[i]);
+		for (unsigned page = 0; page < 2; page++) {
+			blob[i][page] = new_blob();
+			space_set(s, page, space_leaf(s, page), 0,
+				entry_make(PAGE_STORED, blob[i][page]));
+		}
+		gate_unlock(NULL, c[i]);
+	}
+	assert_int_equal(indexer_flush_all(&w->pager), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		/* One page comes back, and the other's block goes. */
+		gate_lock(c[i]);
+		space_set_state(&c[i]->space, addr_of(0, 0), PAGE_RESIDENT);
+		space_drop_range(&c[i]->space, addr_of(1, 0), addr_of(2, 0));
+		gate_unlock(NULL, c[i]);
+	}
+	never_calm(busy);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(indexer_flush_all(&w->pager), 0);
+		assert_int_equal(indexer_recycle(&w->worker), 0);
+	}
+	for (unsigned page = 0; page < 2; page++) {
+		assert_int_equal(w->refs[blob[1][page]], 0);
+		assert_int_equal(w->refs[blob[0][page]], 1); /* its rows name it */
+	}
+	w->stubborn = false;
+	world_done();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(another_worker_could_go_on_after_every_commit),
 		cmocka_unit_test(the_first_leaf_dies_later),
 		cmocka_unit_test(the_first_leaf_is_aside_at_the_end),
+		cmocka_unit_test(the_dead_of_other_families_are_freed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

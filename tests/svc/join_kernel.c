@@ -126,7 +126,7 @@ static int setup(void **state)
 		c->uffd = i < CLIENTS - 1 ? -1 : new_uffd();
 		atomic_store(&c->state, i == 2 ? CLIENT_MANAGED : CLIENT_FORKED);
 		pthread_mutex_init(&c->gate, NULL);
-		space_init(&c->space, &w->graveyard);
+		space_init(&c->space, &w->graveyard, 1);
 	}
 	w->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	w->bell = mmap(

@@ -157,7 +157,7 @@ static int setup(void **state)
 	alarm(WATCHDOG_S); /* what waits for ever has failed */
 	qsbr_init(&w->worker.qsbr);
 	graveyard_init(&w->graveyard, NULL);
-	space_init(&w->client.space, &w->graveyard);
+	space_init(&w->client.space, &w->graveyard, 1);
 	pthread_mutex_init(&w->client.gate, NULL);
 	w->client.worker = &w->worker;
 	w->client.parent = 1;

@@ -122,7 +122,7 @@ static void client_begin(struct client *c, int uffd)
 	c->uffd = uffd;
 	c->pidfd = c->procdir = c->pagemap = -1;
 	pthread_mutex_init(&c->gate, NULL);
-	space_init(&c->space, &area->worker.graveyard);
+	space_init(&c->space, &area->worker.graveyard, 1);
 }
 
 static struct client forked;

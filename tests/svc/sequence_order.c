@@ -86,7 +86,7 @@ static int setup(void **state)
 	(void)state;
 	memset(&client, 0, sizeof(client));
 	graveyard_init(&graveyard, NULL);
-	space_init(&client.space, &graveyard);
+	space_init(&client.space, &graveyard, 1);
 	now_ns = 1000000000;
 	applied = forks = 0;
 	return 0;

@@ -61,7 +61,7 @@ static int setup(void **state)
 	mprotect(a->memory, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE);
 	a->start = (uintptr_t)a->memory;
 	graveyard_init(&a->graveyard, NULL);
-	space_init(&a->client.space, &a->graveyard);
+	space_init(&a->client.space, &a->graveyard, 1);
 	*state = a;
 	return uffd_api(a->client.uffd);
 }

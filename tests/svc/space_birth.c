@@ -359,7 +359,7 @@ void pager_apply(struct client *c, const struct uffd_msg *m)
 		break;
 	case UFFD_EVENT_FORK:
 		child = &now->child[m->arg.fork.ufd];
-		space_init(&child->space, &now->graveyard);
+		space_init(&child->space, &now->graveyard, 1);
 		child->steps = space_fork(&c->space, &child->space);
 		child->before = child->steps->count;
 		break;
@@ -506,7 +506,7 @@ static void die(struct world *w, struct child *c)
 	if (!g)
 		return;
 	*g = (struct child){.alive = true, .truth = c->truth, .before = c->before};
-	space_init(&g->space, &w->graveyard);
+	space_init(&g->space, &w->graveyard, 1);
 	space_fork_unborn(&c->space, &g->space);
 	g->steps = c->steps;
 	atomic_fetch_add(&g->steps->refs, 1);
@@ -525,7 +525,7 @@ static void start(struct world *w, bool dontunmap)
 	/* In one block, or over two. */
 	w->base = 0x7f0000000000 + (rnd(w, 2) ? 0 : BLOCK_SIZE - 13 * PAGE_SIZE);
 	graveyard_init(&w->graveyard, NULL);
-	space_init(&w->parent.space, &w->graveyard);
+	space_init(&w->parent.space, &w->graveyard, 1);
 	for (unsigned i = 0; i < PAGES; i++) {
 		struct space *s = &w->parent.space;
 		uint64_t addr = addr_of(w, i);
@@ -677,8 +677,8 @@ struct discarded {
 static void late_begin(struct discarded *l, uint64_t base)
 {
 	graveyard_init(&l->graveyard, NULL);
-	space_init(&l->parent, &l->graveyard);
-	space_init(&l->child, &l->graveyard);
+	space_init(&l->parent, &l->graveyard, 1);
+	space_init(&l->child, &l->graveyard, 1);
 	space_region_add(&l->parent, base, base + PAGE_SIZE);
 	space_set(&l->parent, base >> BLOCK_SHIFT, space_leaf(&l->parent, base >> BLOCK_SHIFT),
 		0, entry_make(PAGE_STORED, 77));
@@ -817,8 +817,8 @@ static int bear_grown(struct grown g, struct space *child, struct graveyard *y)
 	struct space parent;
 
 	graveyard_init(y, NULL);
-	space_init(&parent, y);
-	space_init(child, y);
+	space_init(&parent, y, 1);
+	space_init(child, y, 1);
 	space_region_add(&parent, g.base, g.base + g.pages * PAGE_SIZE);
 	for (unsigned i = 0; i < g.pages; i++)
 		space_set(&parent, g.base >> BLOCK_SHIFT,

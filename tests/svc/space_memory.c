@@ -72,7 +72,7 @@ static void set_up(struct graveyard *g, struct space *s, unsigned blocks)
 {
 	no_memory = false;
 	graveyard_init(g, NULL);
-	space_init(s, g);
+	space_init(s, g, 1);
 	space_region_add(s, base, page_of(blocks, 0));
 	for (unsigned i = 0; i < blocks; i++) {
 		store(s, page_of(i, 3), i + 1);
@@ -118,7 +118,7 @@ static void after_a_fork_spares_are_taken(void **state)
 
 	(void)state;
 	set_up(&g, &parent, BLOCKS);
-	space_init(&child, &g);
+	space_init(&child, &g, 1);
 	steps_unref(space_fork(&parent, &child));
 	unlist(&child);
 	graveyard_fill(&g);
@@ -163,7 +163,7 @@ static void without_any_nothing_waits(void **state)
 
 	(void)state;
 	set_up(&g, &parent, SPARES + 10);
-	space_init(&child, &g);
+	space_init(&child, &g, 1);
 	steps_unref(space_fork(&parent, &child));
 	graveyard_fill(&g);
 	memory_ends();

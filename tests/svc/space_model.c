@@ -185,7 +185,7 @@ static void op_fork(struct world *w, unsigned s)
 		return;
 	if (w->used[child])
 		space_done(&w->space[child]);
-	space_init(&w->space[child], &w->graveyard);
+	space_init(&w->space[child], &w->graveyard, 1);
 	/* A fork that follows what was dropped: with the fence down nothing is aside. Others
 	 * are in space_birth.c. */
 	calm(w, s);
@@ -244,7 +244,7 @@ static void run(uint64_t seed)
 	memset(references, 0, sizeof(references));
 	next_blob = 0;
 	graveyard_init(&w->graveyard, NULL);
-	space_init(&w->space[0], &w->graveyard);
+	space_init(&w->space[0], &w->graveyard, 1);
 	w->used[0] = true;
 	for (unsigned step = 0; step < STEPS; step++) {
 		unsigned s = (unsigned)rnd(w, SPACES);
@@ -298,8 +298,8 @@ static int setup(void **state)
 	struct pair *p = calloc(1, sizeof(*p));
 	memset(references, 0, sizeof(references));
 	graveyard_init(&p->g, NULL);
-	space_init(&p->parent, &p->g);
-	space_init(&p->child, &p->g);
+	space_init(&p->parent, &p->g, 1);
+	space_init(&p->child, &p->g, 1);
 	space_region_add(&p->parent, base, base + 4 * BLOCK_SIZE);
 	*state = p;
 	return 0;

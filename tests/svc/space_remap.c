@@ -30,7 +30,7 @@ static void the_target_keeps_nothing(void **state)
 
 	(void)state;
 	graveyard_init(&g, NULL);
-	space_init(&s, &g);
+	space_init(&s, &g, 1);
 	space_region_add(&s, from, from + 2 * BLOCK_SIZE);
 	space_region_add(&s, to, to + 2 * BLOCK_SIZE);
 	store(&s, from + 3 * PAGE_SIZE, 9);
