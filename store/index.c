@@ -110,7 +110,7 @@ int index_write_numbers(struct index *x)
 int index_begin(struct index *x)
 {
 	x->next = x->committed;
-	x->changed = false;
+	x->changed = x->failed;
 	int r = run(x->statement[SQL_BEGIN]);
 	if (r == 0 && x->patient) {
 		sqlite3_busy_timeout(x->db, 0);
@@ -127,8 +127,12 @@ int index_commit(struct index *x)
 		x->next.commits++;
 		r = index_write_numbers(x);
 	}
-	if (r == 0)
+	if (r == 0) {
 		r = run(x->statement[SQL_COMMIT]);
+		/* Were it found in the log after a kill, its rows would name blobs that the
+		 * next commit frees. So that one writes something, in the same place. */
+		x->failed = r < 0;
+	}
 	if (r < 0)
 		return r;
 	x->committed = x->next;

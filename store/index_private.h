@@ -30,6 +30,7 @@ struct index {
 	struct index_run *run;		    /* owned */
 	struct numbers committed, next;	    /* next: as this transaction leaves them */
 	bool changed;			    /* this transaction has written */
+	bool failed;			    /* the last commit; it may be in the log still */
 	bool patient;			    /* no transaction has begun since index_reopen */
 	_Atomic uint64_t memory_bytes;
 	unsigned char packed[ENTRIES_MAX]; /* of the leaf that is being written */

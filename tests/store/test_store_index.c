@@ -197,6 +197,42 @@ static void failed_call_fails_the_commit(void **state)
 	world_close(&w);
 }
 
+static bool commit_fails;
+
+int __real_sqlite3_step(sqlite3_stmt *st);
+int __wrap_sqlite3_step(sqlite3_stmt *st);
+int __wrap_sqlite3_step(sqlite3_stmt *st)
+{
+	int rc = __real_sqlite3_step(st);
+
+	return commit_fails && strncmp(sqlite3_sql(st), "COMMIT", 6) == 0 ? SQLITE_IOERR : rc;
+}
+
+/* It is in the log, and nobody knows: the next commit frees what its rows may name, so that one
+ * has to take its place there, also when it has nothing to say. */
+static void failed_commit_is_written_over(void **state)
+{
+	static const blob_t none[STORE_LEAF_PAGES];
+	struct world w;
+
+	(void)state;
+	world_open(&w, 0);
+	sqlite3 *db = sql_open(w.dir);
+	assert_int_equal(store_txn_begin(w.s), 0);
+	assert_int_equal(store_index_leaf(w.s, 1, 1, none), 0);
+	commit_fails = true;
+	assert_int_equal(store_txn_commit(w.s), -EIO);
+	commit_fails = false;
+	int64_t version = sql_number(db, "PRAGMA data_version");
+	world_commit_nothing(&w);
+	assert_int_not_equal(sql_number(db, "PRAGMA data_version"), version);
+	version = sql_number(db, "PRAGMA data_version");
+	world_commit_nothing(&w);
+	assert_int_equal(sql_number(db, "PRAGMA data_version"), version);
+	sqlite3_close(db);
+	world_close(&w);
+}
+
 static void other_writer_makes_begin_busy(void **state)
 {
 	struct world w;
@@ -355,6 +391,7 @@ int main(void)
 		cmocka_unit_test(abort_rolls_all_back),
 		cmocka_unit_test(calls_out_of_turn_are_refused),
 		cmocka_unit_test(failed_call_fails_the_commit),
+		cmocka_unit_test(failed_commit_is_written_over),
 		cmocka_unit_test(other_writer_makes_begin_busy),
 		cmocka_unit_test(log_stays_small),
 		cmocka_unit_test(open_reader_keeps_its_view_and_disturbs_nobody),
