@@ -42,9 +42,7 @@ static void drop_client(struct worker *w, struct client *c)
 	/* Forks of its that were read live on. */
 	birth_pass_on(c);
 	sequence_flush(c);
-	const uint64_t family = c->space.family;
 	space_done(&c->space);
-	space_init(&c->space, &w->graveyard, family);
 	atomic_store(&c->dropped, true);
 	pthread_mutex_unlock(&c->gate);
 	if (!c->counted)

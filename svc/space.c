@@ -234,7 +234,7 @@ void space_done(struct space *s)
 	free(s->region);
 	free(s->dirty);
 	free(s->aside);
-	memset(s, 0, sizeof(*s));
+	space_init(s, s->graveyard, s->family);
 }
 
 /* ---- regions ---- */

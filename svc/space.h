@@ -236,7 +236,7 @@ struct space {
 };
 
 void space_init(struct space *s, struct graveyard *g, uint64_t family);
-void space_done(struct space *s);
+void space_done(struct space *s); /* as space_init has left it */
 
 /* Memory: none of these fails. What an event says can't be refused or forgotten, so when the
  * machine has no memory the caller waits (with its client's gate, nobody else's) until it has.

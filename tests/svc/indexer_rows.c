@@ -455,9 +455,7 @@ static void finish_end(void)
 	if (w->busy && rnd(2) == 0)
 		fork_from(c);
 	c->waiting_count = 0;
-	const uint64_t family = c->space.family;
 	space_done(&c->space);
-	space_init(&c->space, &w->worker.graveyard, family);
 	atomic_store(&c->dropped, true);
 	gate_unlock(NULL, c);
 	w->ending = NULL;

@@ -823,7 +823,6 @@ static void drop_if_gone(struct client *c)
 	birth_pass_on(c);
 	sequence_flush(c);
 	space_done(&c->space);
-	space_init(&c->space, &w->worker.graveyard, 1);
 	atomic_store(&c->dropped, true);
 	pthread_mutex_unlock(&c->gate);
 }
