@@ -60,6 +60,8 @@ void client_unref(struct client *c)
 	journal_free(c->journal);
 	journal_remove(c->worker->store_dir, c->id);
 	space_done(&c->space);
+	maps_quiet_done(&c->quiet);
+	maps_quiet_done(&c->quiet_since_takeover);
 	free(c->unneeded);
 	free(c->rows_gone);
 	if (c->link)

@@ -15,6 +15,7 @@
 #include "control.h"
 #include "counters.h"
 #include "link.h"
+#include "maps.h"
 #include "pagemap.h"
 #include "process.h"
 #include "space.h"
@@ -38,8 +39,8 @@ struct state_record;
 struct client {
 	/* Set before others see it. */
 	uint64_t id;
-	uint64_t token;	 /* id << 24 | its place in worker.place */
-	uint64_t parent; /* id; 0 = attached by itself */
+	uint64_t token;	       /* id << 24 | its place in worker.place */
+	uint64_t parent;       /* id; 0 = attached by itself */
 	struct worker *worker; /* borrowed */
 	_Atomic pid_t pid;     /* 0 for a forked child without an agent */
 	uid_t uid;
@@ -126,7 +127,10 @@ struct client {
 	uint64_t held_named; /* HELD pages that its rows name as STORED, and that aren't yet */
 	bool rows_name_staging; /* somebody's rows say of a page that it lies in its staging */
 	bool left_out;		/* of the transaction that is under way */
-	uint64_t row_clock;	/* as of which its rows were written */
+	/* Calls that were under way when remove_seq was read, or this worker took over. */
+	struct maps_quiet quiet, quiet_since_takeover;
+	uint64_t quiet_seq;
+	uint64_t row_clock; /* as of which its rows were written */
 
 	struct counter_slot *counted; /* borrowed; NULL: in the next */
 	struct client_counts counts;

@@ -430,7 +430,7 @@ static int examine(struct pager *p, struct client *c, uint64_t number,
 	/* Compared after the drain, with the gate held since: no REMOVE is newer (rule 4). */
 	if (r == 0 && quiet_seq && c->space.remove_seq == *quiet_seq) {
 		space_clear_suspects(&c->space, number);
-		c->space.strays = c->space.wary = false;
+		c->space.strays = false;
 	}
 	if (r == 0)
 		r = adopt_block(c, number);

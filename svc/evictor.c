@@ -161,15 +161,26 @@ static void link_empty(struct client *c)
 }
 
 /* Suspicion can be dropped when no REMOVE came since before every thread was seen outside of
- * the calls that discard (rule 4). */
+ * the calls that discard, if not all of them at once (rule 4). */
 static bool quiet_since(struct pager *p, struct client *c, uint64_t *ret_seq)
 {
-	bool quiet = false;
+	bool quiet = false, since_takeover = false;
 
 	gate_lock(c);
 	*ret_seq = c->space.remove_seq;
+	bool wary = c->space.wary;
 	gate_unlock(p, c);
-	return maps_threads_quiet(c->procdir, &quiet) == 0 && quiet;
+	if (*ret_seq != c->quiet_seq)
+		maps_quiet_again(&c->quiet);
+	c->quiet_seq = *ret_seq;
+	if (wary &&
+		maps_quiet_look(c->procdir, &c->quiet_since_takeover, &since_takeover) == 0 &&
+		since_takeover) {
+		gate_lock(c);
+		c->space.wary = false;
+		gate_unlock(p, c);
+	}
+	return maps_quiet_look(c->procdir, &c->quiet, &quiet) == 0 && quiet;
 }
 
 static bool stopping(struct evictor *e)

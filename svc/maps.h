@@ -76,9 +76,20 @@ void maps_threads_done(struct maps_threads *t);
 /* Is one of these addresses in the mapping? */
 bool maps_holds_thread(const struct map *m, const uint64_t *addresses, size_t count);
 
-/* True when every thread was seen blocked or stopped outside madvise, process_madvise, munmap,
- * mmap, mremap, brk; false when one is in such a call or running (and so may be). */
-int maps_threads_quiet(int procdir, bool *ret);
+/* The threads that may be inside a call since a moment: that of the first look, or the first
+ * after maps_quiet_again. A thread isn't when it was seen blocked or stopped outside madvise,
+ * process_madvise, munmap, mmap, mremap and brk; nor is one that began later. Starts as zeros.
+ * One thread's. */
+struct maps_quiet {
+	pid_t *tid; /* owned */
+	size_t count, room;
+	bool begun; /* all threads were met */
+};
+/* *ret: there is none any more. Each look asks only for those that are left. -ESRCH: the
+ * process has no threads. */
+int maps_quiet_look(int procdir, struct maps_quiet *q, bool *ret);
+void maps_quiet_again(struct maps_quiet *q);
+void maps_quiet_done(struct maps_quiet *q);
 
 /* A thread of the process that has the agent's memory: the leader, unless that has exited
  * (pthread_exit in main). Then /proc/PID/smaps and fd are empty, and /proc/PID/task/TID has

@@ -344,35 +344,79 @@ static bool changes_memory(long number)
 	return false;
 }
 
-static int check_quiet(void *arg, int tasks, pid_t tid)
+/* 1: it may be inside. 0: it is outside, and was seen there. -ESRCH: it has ended. */
+static int may_change_memory(int tasks, pid_t tid)
 {
-	bool *quiet = arg;
 	struct task_call call;
 	int r = read_call(tasks, tid, &call);
 
 	if (r < 0)
-		return r;
+		return r == -ESRCH ? r : 1;
 	/* A worker of io_uring is a thread inside a call, but without a stack. It may be
 	 * carrying out IORING_OP_MADVISE. */
 	bool worker = call.number >= 0 && call.sp == 0;
-	if (call.running || worker || changes_memory(call.number)) {
-		*quiet = false;
-		return 1;
+	return call.running || worker || changes_memory(call.number);
+}
+
+static int meet_thread(void *arg, int tasks, pid_t tid)
+{
+	struct maps_quiet *q = arg;
+	int r = may_change_memory(tasks, tid);
+
+	if (r <= 0)
+		return r;
+	if (q->count == q->room) {
+		size_t room = q->room ? q->room * 2 : 16;
+		pid_t *more = realloc(q->tid, room * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		q->tid = more;
+		q->room = room;
 	}
+	q->tid[q->count++] = tid;
 	return 0;
 }
 
-int maps_threads_quiet(int procdir, bool *ret)
+static int look_at_the_rest(int procdir, struct maps_quiet *q)
 {
-	bool quiet = true;
-	int r = walk_tasks(procdir, check_quiet, &quiet);
+	_cleanup_fd_ int tasks = openat(procdir, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	size_t left = 0;
 
-	if (r == -EAGAIN || r == -EBADMSG || r == -E2BIG) /* not all were seen outside */
-		quiet = false;
-	else if (r < 0)
-		return r;
-	*ret = quiet;
+	if (tasks < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	for (size_t i = 0; i < q->count; i++)
+		if (may_change_memory(tasks, q->tid[i]) > 0)
+			q->tid[left++] = q->tid[i];
+	q->count = left;
 	return 0;
+}
+
+int maps_quiet_look(int procdir, struct maps_quiet *q, bool *ret)
+{
+	int r;
+
+	if (q->begun) {
+		r = look_at_the_rest(procdir, q);
+	} else {
+		q->count = 0;
+		r = walk_tasks(procdir, meet_thread, q);
+		q->begun = r == 0;
+	}
+	if (r < 0 && r != -EAGAIN)
+		return r;
+	*ret = q->begun && q->count == 0;
+	return 0;
+}
+
+void maps_quiet_again(struct maps_quiet *q)
+{
+	q->begun = false;
+}
+
+void maps_quiet_done(struct maps_quiet *q)
+{
+	free(q->tid);
+	*q = (struct maps_quiet){.count = 0};
 }
 
 /* ---- a thread that has the memory ---- */

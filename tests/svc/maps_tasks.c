@@ -40,6 +40,16 @@ static const struct text_case {
 	{NUMBER(SYS_io_uring_enter) " 0x1 0x2 0x3 0x4 0x5 0x6 0x0 0x0\n", false, 0},
 };
 
+/* The first look. */
+static int look_once(int procdir, bool *ret)
+{
+	struct maps_quiet q = {.count = 0};
+	int r = maps_quiet_look(procdir, &q, ret);
+
+	maps_quiet_done(&q);
+	return r;
+}
+
 static void quiet_by_text(void **state)
 {
 	(void)state;
@@ -50,7 +60,7 @@ static void quiet_by_text(void **state)
 		fake_proc_init(&f);
 		fake_proc_write(&f, "task/" GONE_TID "/syscall", POLL);
 		fake_proc_write(&f, "task/" OTHER_TID "/syscall", text_cases[i].text);
-		assert_int_equal(maps_threads_quiet(f.fd, &quiet), 0);
+		assert_int_equal(look_once(f.fd, &quiet), 0);
 		fake_proc_done(&f);
 		if (quiet != text_cases[i].quiet)
 			fail_msg("%s: quiet is %d", text_cases[i].text, quiet);
@@ -91,7 +101,7 @@ static void odd_text_is_not_quiet(void **state)
 
 		fake_proc_init(&f);
 		fake_proc_write(&f, "task/" GONE_TID "/syscall", odd_texts[i]);
-		assert_int_equal(maps_threads_quiet(f.fd, &quiet), 0);
+		assert_int_equal(look_once(f.fd, &quiet), 0);
 		if (quiet)
 			fail_msg("\"%s\" is quiet", odd_texts[i]);
 		assert_int_equal(maps_thread_addresses(f.fd, at, 4, &count), -EBADMSG);
@@ -112,7 +122,7 @@ static void vanished_thread_is_not_quiet(void **state)
 	fake_proc_init(&f);
 	fake_proc_write(&f, "task/" OTHER_TID "/syscall", POLL);
 	fake_proc_write(&f, "task/" GONE_TID "/other", "");
-	assert_int_equal(maps_threads_quiet(f.fd, &quiet), 0);
+	assert_int_equal(look_once(f.fd, &quiet), 0);
 	assert_false(quiet);
 	assert_int_equal(maps_thread_addresses(f.fd, at, 4, &count), -EAGAIN);
 	assert_int_equal(count, 99);
@@ -132,8 +142,79 @@ static void short_list_is_not_quiet(void **state)
 	fake_proc_write(&f, "task/" GONE_TID "/syscall", POLL);
 	fake_proc_write(&f, "task/uncounted/file", "");
 	assert_int_equal(fstatat(f.fd, "task", &st, 0), 0);
-	assert_int_equal(maps_threads_quiet(f.fd, &quiet), 0);
+	assert_int_equal(look_once(f.fd, &quiet), 0);
 	assert_int_equal(quiet, st.st_nlink < 4);
+	fake_proc_done(&f);
+}
+
+static bool look_again(const struct fake_proc *f, struct maps_quiet *q)
+{
+	bool quiet;
+
+	assert_int_equal(maps_quiet_look(f->fd, q, &quiet), 0);
+	return quiet;
+}
+
+#define IN_MADVISE NUMBER(SYS_madvise) CALL_REST
+
+/* On a busy machine hardly ever all at the same moment. */
+static void threads_are_seen_outside_one_by_one(void **state)
+{
+	(void)state;
+	struct fake_proc f;
+	struct maps_quiet q = {.count = 0};
+
+	fake_proc_init(&f);
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", POLL);
+	fake_proc_write(&f, "task/" OTHER_TID "/syscall", "running\n");
+	assert_false(look_again(&f, &q));
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", "running\n");
+	fake_proc_write(&f, "task/" OTHER_TID "/syscall", IN_MADVISE);
+	assert_false(look_again(&f, &q));
+	fake_proc_write(&f, "task/" OTHER_TID "/syscall", POLL);
+	assert_true(look_again(&f, &q));
+	assert_true(look_again(&f, &q));
+	maps_quiet_again(&q);
+	assert_false(look_again(&f, &q));
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", POLL);
+	assert_true(look_again(&f, &q));
+	maps_quiet_done(&q);
+	fake_proc_done(&f);
+}
+
+static void threads_that_began_later_do_not_count(void **state)
+{
+	(void)state;
+	struct fake_proc f;
+	struct maps_quiet q = {.count = 0};
+
+	fake_proc_init(&f);
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", IN_MADVISE);
+	assert_false(look_again(&f, &q));
+	fake_proc_write(&f, "task/" OTHER_TID "/syscall", IN_MADVISE);
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", POLL);
+	assert_true(look_again(&f, &q));
+	maps_quiet_done(&q);
+	fake_proc_done(&f);
+}
+
+/* Nor those that have ended. But until all were met, nobody is known to be outside. */
+static void the_first_look_meets_all(void **state)
+{
+	(void)state;
+	struct fake_proc f;
+	struct maps_quiet q = {.count = 0};
+	char gone[128];
+
+	fake_proc_init(&f);
+	fake_proc_write(&f, "task/" GONE_TID "/other", "");
+	assert_false(look_again(&f, &q));
+	fake_proc_write(&f, "task/" GONE_TID "/syscall", "running\n");
+	assert_false(look_again(&f, &q));
+	snprintf(gone, sizeof(gone), "%s/task/" GONE_TID "/syscall", f.path);
+	assert_int_equal(unlink(gone), 0);
+	assert_true(look_again(&f, &q));
+	maps_quiet_done(&q);
 	fake_proc_done(&f);
 }
 
@@ -146,7 +227,7 @@ static void no_threads_left(void **state)
 	bool quiet = true;
 
 	fake_proc_init(&f);
-	assert_int_equal(maps_threads_quiet(f.fd, &quiet), -ESRCH);
+	assert_int_equal(look_once(f.fd, &quiet), -ESRCH);
 	assert_true(quiet); /* untouched */
 	assert_int_equal(maps_thread_addresses(f.fd, at, 4, &count), -ESRCH);
 	assert_int_equal(count, 99);
@@ -200,7 +281,7 @@ static bool is_quiet(void *arg)
 	const struct specimen *s = arg;
 	bool quiet = false;
 
-	assert_int_equal(maps_threads_quiet(s->procdir, &quiet), 0);
+	assert_int_equal(look_once(s->procdir, &quiet), 0);
 	return quiet;
 }
 
@@ -481,6 +562,9 @@ int main(void)
 		cmocka_unit_test(odd_text_is_not_quiet),
 		cmocka_unit_test(vanished_thread_is_not_quiet),
 		cmocka_unit_test(short_list_is_not_quiet),
+		cmocka_unit_test(threads_are_seen_outside_one_by_one),
+		cmocka_unit_test(threads_that_began_later_do_not_count),
+		cmocka_unit_test(the_first_look_meets_all),
 		cmocka_unit_test(no_threads_left),
 		cmocka_unit_test(stacks_of_threads),
 		cmocka_unit_test(running_thread),
