@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #define COUNTERS_FILE "counters"
-enum { COUNTERS_VERSION = 1, COUNTERS_SLOTS = 65536 /* STATE_RECORDS */ };
+enum { COUNTERS_VERSION = 2, COUNTERS_SLOTS = 65536 /* STATE_RECORDS */ };
 
 /* The counters of stats.h that only grow, and are counted where things happen. */
 #define CLIENT_COUNTERS(X)                                                                     \
@@ -29,6 +29,8 @@ enum { COUNTERS_VERSION = 1, COUNTERS_SLOTS = 65536 /* STATE_RECORDS */ };
 	X(pages_restored)                                                                      \
 	X(move_refused)                                                                        \
 	X(orders_revoked)                                                                      \
+	X(moves_unreported)                                                                    \
+	X(pages_vanished)                                                                      \
 	X(events_fork)                                                                         \
 	X(events_remap)                                                                        \
 	X(events_remove)                                                                       \

@@ -150,6 +150,11 @@ void order_close(struct client *c)
 		pulse_wait_for_memory();
 }
 
+static bool is_moved(const struct order_result *res, unsigned slot)
+{
+	return res->moved[slot / 64] >> slot % 64 & 1;
+}
+
 /* Copies what staging holds into the link, in the agent's stead. By the descriptor, not by pid:
  * that number may be another process's by now, or the process another program. */
 static int copy_for_agent(struct client *c, unsigned slot)
@@ -164,37 +169,68 @@ static int copy_for_agent(struct client *c, unsigned slot)
 	return pagemap_alive(c->pagemap) ? -EIO : -ESRCH;
 }
 
-static int revoke_order(
-	struct client *c, unsigned first, unsigned count, struct order_result *res)
+/* What of an order lies in staging and not where it was, besides what was reported. (Once
+ * staging isn't registered any more, the kernel may make a huge page of it and fill its holes,
+ * so being there alone proves nothing.) How many, or an error. */
+static int find_moved(struct client *c, uint64_t addr, unsigned first, unsigned count,
+	struct order_result *res)
 {
-	uint8_t here[LINK_SLOTS];
-	int r;
+	uint8_t staged[LINK_SLOTS], left[LINK_SLOTS];
+	int found = 0;
+	int r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, staged);
 
+	if (r == 0)
+		r = pagemap_read(c->pagemap, addr, count, left);
+	for (unsigned i = 0; i < count && r == 0; i++) {
+		unsigned slot = first + i;
+		if (is_moved(res, slot) || staged[i] == PAGE_NONE || left[i] == PAGE_HERE)
+			continue;
+		r = copy_for_agent(c, slot);
+		res->moved[slot / 64] |= 1ULL << slot % 64;
+		found++;
+	}
+	return r < 0 ? r : found;
+}
+
+static int revoke_order(struct client *c, uint64_t addr, unsigned first, unsigned count,
+	struct order_result *res)
+{
 	order_close(c); /* from here on a late MOVE fails */
 	point(POINT_revoked);
 	atomic_fetch_add(&client_counts(c)->orders_revoked, 1);
-	r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, here);
-	if (r < 0)
-		return r;
-	for (unsigned i = 0; i < count; i++) {
-		if (here[i] == PAGE_NONE)
-			continue;
-		r = copy_for_agent(c, first + i);
-		if (r < 0)
-			return r;
-		res->moved[(first + i) / 64] |= 1ULL << (first + i) % 64;
-	}
 	res->error = -ETIME;
-	return 0;
+	int r = find_moved(c, addr, first, count, res);
+	return r < 0 ? r : 0;
+}
+
+/* The kernel doesn't always tell of all that it has moved. Linux 6.18.0 to 6.18.50 and 6.19 to
+ * 7.2.4 don't count what is moved by a second try within the call (fixed by "userfaultfd: reset
+ * err to be 0 when move_pages_ptes succeeded"; some ten pages of 10^8), and none does what is
+ * moved when it can't write its answer. They would be lost with the next zap. */
+static int take_answer(struct client *c, uint64_t addr, unsigned first, unsigned count,
+	struct order_result *res)
+{
+	const struct link_head *head = &c->link->head;
+	bool all = true;
+
+	/* Read once each; only slots that were ordered count. */
+	for (unsigned i = first; i < first + count; i++) {
+		res->moved[i / 64] |= head->moved[i / 64] & 1ULL << i % 64;
+		all &= is_moved(res, i);
+	}
+	res->error = head->error;
+	res->busy_pages = head->busy_pages;
+	int r = all ? 0 : find_moved(c, addr, first, count, res);
+	if (r > 0)
+		atomic_fetch_add(&client_counts(c)->moves_unreported, (unsigned)r);
+	return r < 0 ? r : 0;
 }
 
 int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
 	struct order_result *ret)
 {
 	struct order_result res = {.error = 0};
-	const struct link_head *head = &c->link->head;
 	uint64_t addr = (block << BLOCK_SHIFT) + first * PAGE_SIZE;
-	int r = 0;
 
 	for (unsigned i = first; i < first + count; i++)
 		c->link->slot[i] = (struct link_slot){
@@ -204,15 +240,8 @@ int order_move(struct client *c, uint64_t block, unsigned first, unsigned count,
 	post(c, LINK_MOVE, addr, first, count);
 	point(POINT_order_posted);
 	c->staging_used = true;
-	if (!wait_answer(c, MOVE_TIMEOUT_MS)) {
-		r = revoke_order(c, first, count, &res);
-	} else {
-		/* Read once each; only slots that were ordered count. */
-		for (unsigned i = first; i < first + count; i++)
-			res.moved[i / 64] |= head->moved[i / 64] & 1ULL << i % 64;
-		res.error = head->error;
-		res.busy_pages = head->busy_pages;
-	}
+	int r = wait_answer(c, MOVE_TIMEOUT_MS) ? take_answer(c, addr, first, count, &res)
+						: revoke_order(c, addr, first, count, &res);
 	if (r == 0)
 		*ret = res;
 	return r;

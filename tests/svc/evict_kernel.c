@@ -37,6 +37,7 @@ static const uint64_t start = 64ULL << BLOCK_SHIFT; /* of the block; nothing is 
 static uint8_t *staging;
 static pthread_t agent;
 static uint64_t ordered[BLOCK_PAGES / 64]; /* what MOVE orders were given for */
+static uint32_t silently;		   /* pages that it moves without saying so */
 static unsigned gate_was_free;
 static unsigned drains;
 static void (*at_drain)(unsigned n);
@@ -184,7 +185,11 @@ static void *be_agent(void *arg)
 		if (head->op == LINK_MOVE) {
 			look_at_gate();
 			for (unsigned i = head->slot; i < head->slot + head->pages; i++) {
-				head->moved[i / 64] |= 1ULL << i % 64;
+				if (i < COUNT && silently >> i & 1)
+					memset(staging + i * PAGE_SIZE, 'a' + (int)i,
+						PAGE_SIZE);
+				else
+					head->moved[i / 64] |= 1ULL << i % 64;
 				ordered[i / 64] |= 1ULL << i % 64;
 			}
 		}
@@ -227,7 +232,9 @@ static int setup(void **state)
 	space_region_add(&client->space, start, start + BLOCK_SIZE);
 	for (unsigned i = 0; i < COUNT; i++)
 		space_set_state(&client->space, start + i * PAGE_SIZE, PAGE_RESIDENT);
+	client->mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	memset(ordered, 0, sizeof(ordered));
+	silently = 0;
 	gate_was_free = drains = 0;
 	at_drain = NULL;
 	int r = uffd_api(client->uffd);
@@ -247,6 +254,7 @@ static int teardown(void **state)
 	munmap(staging, BLOCK_SIZE);
 	close(client->uffd);
 	close(client->pagemap);
+	close(client->mem);
 	close(client->procdir);
 	close(client->agent_pidfd);
 	free(client->link);
@@ -279,6 +287,37 @@ static void the_gate_is_held_from_order_to_answer(void **state)
 	for (unsigned i = 0; i < COUNT; i++)
 		assert_int_equal(entry_state(entry(i)), PAGE_STORED);
 	assert_int_equal(gate_was_free, 0);
+}
+
+/* The kernel doesn't tell of all that it has moved. */
+static void what_lies_in_staging_was_moved_whatever_was_reported(void **state)
+{
+	(void)state;
+	silently = 1u << 3 | 1u << 17 | 1u << (COUNT - 1);
+	struct evict_result r = evict(NULL);
+	assert_int_equal(r.moved_pages, COUNT);
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_int_equal(entry_state(entry(i)), PAGE_STORED);
+	for (unsigned i = 3; i < COUNT; i += 14)
+		assert_int_equal(client->link->data[i][PAGE_SIZE - 1], 'a' + (int)i);
+	assert_int_equal(client_counts(client)->moves_unreported, 3);
+}
+
+/* But for what is still where it was: then something else has filled the slot. */
+static void what_is_still_there_was_not_moved(void **state)
+{
+	(void)state;
+	uint8_t *page = mmap((void *)(uintptr_t)(start + 3 * PAGE_SIZE), PAGE_SIZE,
+		PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+		0);
+	assert_int_equal((uintptr_t)page, start + 3 * PAGE_SIZE);
+	*page = 1;
+	silently = 1u << 3 | 1u << 4;
+	struct evict_result r = evict(NULL);
+	munmap(page, PAGE_SIZE);
+	assert_int_equal(r.moved_pages, COUNT - 1);
+	assert_int_equal(entry_state(entry(3)), PAGE_RESIDENT);
+	assert_int_equal(entry_state(entry(4)), PAGE_STORED);
 }
 
 static struct maps_thread *thread_of(struct maps_threads *t, pid_t tid)
@@ -402,6 +441,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(the_gate_is_held_from_order_to_answer),
+		T(what_lies_in_staging_was_moved_whatever_was_reported),
+		T(what_is_still_there_was_not_moved),
 		T(a_block_that_holds_a_thread_is_not_ordered),
 		T(a_block_is_not_ordered_while_a_thread_begins),
 		T(what_was_unmapped_just_before_is_not_ordered),
