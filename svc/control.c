@@ -292,7 +292,6 @@ void control_service_stats(struct worker *w, struct service_stats *s)
 	s->pages_evicted = counts.pages_evicted;
 	s->pages_restored = counts.pages_restored;
 	s->moves_unreported = counts.moves_unreported;
-	s->pages_vanished = counts.pages_vanished;
 	s->events = counts.events_fork + counts.events_remap + counts.events_remove +
 		    counts.events_unmap;
 	s->fault_p50_us = histogram_percentile(&latency, 50);

@@ -30,7 +30,6 @@ enum { COUNTERS_VERSION = 2, COUNTERS_SLOTS = 65536 /* STATE_RECORDS */ };
 	X(move_refused)                                                                        \
 	X(orders_revoked)                                                                      \
 	X(moves_unreported)                                                                    \
-	X(pages_vanished)                                                                      \
 	X(events_fork)                                                                         \
 	X(events_remap)                                                                        \
 	X(events_remove)                                                                       \

@@ -249,10 +249,6 @@ static int answer_zeros(struct client *c, const struct fault *f, unsigned *ret_p
 	else
 		r = uffd_zero(c->uffd, f->addr, PAGE_SIZE, &done);
 	point(POINT_zeroed);
-	/* (What a forked child has on record as there is what its parent had.) */
-	if (done > 0 && !c->parent &&
-		entry_state(space_entry(&c->space, f->addr)) == PAGE_RESIDENT)
-		atomic_fetch_add(&client_counts(c)->pages_vanished, 1);
 	if (r == -EEXIST && done == 0) {
 		uffd_wake(
 			c->uffd, f->addr, PAGE_SIZE); /* answered already: it was read twice */

@@ -42,7 +42,6 @@
 	X(pages_evicted, counter, "pages moved out, stored and gone from their client")        \
 	X(pages_restored, counter, "pages put back, by fault or by order")                     \
 	X(moves_unreported, counter, "pages that the kernel moved without counting them")      \
-	X(pages_vanished, counter, "pages that were there and gone without an event: zeros")   \
 	X(events, counter, "fork, remap, remove and unmap events followed")                    \
 	X(oldest_fault_ms, gauge, "how long the oldest of all unanswered faults waits")        \
 	X(corrupt_pages, counter, "blobs whose checksum was wrong")                            \
@@ -73,7 +72,6 @@
 	X(move_refused, counter, "pages that the kernel refused to move (shared or pinned)")   \
 	X(orders_revoked, counter, "orders that the agent did not answer in time")             \
 	X(moves_unreported, counter, "pages that the kernel moved without counting them")      \
-	X(pages_vanished, counter, "pages that were there and gone without an event: zeros")   \
 	X(events_fork, counter, "forks followed")                                              \
 	X(events_remap, counter, "mremaps followed")                                           \
 	X(events_remove, counter, "discards followed")                                         \

@@ -65,12 +65,11 @@ guest_hangs() {
 	kill -9 "$client_pid" 2>/dev/null || true
 } >&2
 
-guest_evicted=0 guest_faults=0 guest_unreported=0 guest_vanished=0 # what the service counted
+guest_evicted=0 guest_faults=0 guest_unreported=0 # what the service counted
 guest_service_check() {
 	guest_evicted=$(json .service.pages_evicted)
 	guest_faults=$(json .service.faults)
 	guest_unreported=$(json .service.moves_unreported)
 	[ "$(json .service.corrupt_pages)" -eq 0 ] || fail 'damaged pages'
-	guest_vanished=$(json .service.pages_vanished)
 	larderd_stop
 }
