@@ -27,6 +27,7 @@ enum {
 
 struct candidates {
 	struct client *client;
+	struct pager *pager;
 	uint64_t *thread;
 	size_t thread_count;
 	struct map *map;
@@ -114,15 +115,24 @@ static int consider(void *arg, const struct map *m)
 	struct candidates *k = arg;
 	enum map_refusal refusal = m->refusal;
 
-	/* With the fence up it can't be told whose it is: the next look will. */
-	if (refusal == MAPS_OK && m->uffd && uffd_registered(k->client->uffd, m->start) != 1)
-		refusal = MAPS_FOREIGN_UFFD;
+	if (refusal == MAPS_OK && m->uffd) {
+		int ours = uffd_registered(k->client->uffd, m->start);
+		/* With the fence up it can't be told whose it is: the next look will. */
+		if (ours < 0)
+			return ours == -ESRCH ? ours : 0;
+		if (ours == 0)
+			refusal = MAPS_FOREIGN_UFFD;
+	}
 	if (refusal == MAPS_OK && (holds_thread(k, m) || was_stack(k->client, m)))
 		refusal = MAPS_THREAD;
 	if (refusal != MAPS_OK) {
 		k->result->refused_bytes[refusal] += m->rss;
 		/* It was fit once: a heap page can become a stack (rule 11). */
-		if (!m->uffd || !space_region_overlaps(&k->client->space, m->start, m->end))
+		gate_lock(k->client);
+		bool managed =
+			m->uffd && space_region_overlaps(&k->client->space, m->start, m->end);
+		gate_unlock(k->pager, k->client);
+		if (!managed)
 			return 0;
 	}
 	if (k->count == k->room) {
@@ -279,7 +289,7 @@ static int ask_known(struct pager *p, struct client *c)
 
 int adopt_mappings(struct pager *p, struct client *c, struct adopt_result *ret)
 {
-	struct candidates k = {.client = c, .result = ret};
+	struct candidates k = {.client = c, .pager = p, .result = ret};
 	pid_t task;
 	int r = maps_memory_task(c->procdir, c->agent_pid, &task);
 

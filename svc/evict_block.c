@@ -299,17 +299,20 @@ static int return_page(struct pager *p, struct client *c, struct batch *b)
 
 	gate_lock(c);
 	r = pager_drain(p, c);
-	if (r < 0 || c->failed || !find_held(c, b, &addr)) {
-		batch_drop_aside(b, c);
-		space_unhold(&c->space, b);
-		r = 1;
-	} else if (space_in_doubt(&c->space)) {
+	bool over = r < 0 || c->failed || !find_held(c, b, &addr);
+	if (!over && space_in_doubt(&c->space)) {
 		r = -EAGAIN; /* where it is to go */
-	} else {
+	} else if (!over) {
 		r = pager_restore(p, c, addr, 1, &pages);
 		if (r == -ENOENT && !uffd_fence_up(c->uffd))
 			settle_gone(c, addr);
+		over = r == -ESRCH; /* a child that has execed */
 		point(POINT_returned);
+	}
+	if (over) {
+		batch_drop_aside(b, c);
+		space_unhold(&c->space, b);
+		r = 1;
 	}
 	gate_unlock(p, c);
 	return r;

@@ -159,14 +159,31 @@ static bool is_moved(const struct order_result *res, unsigned slot)
  * that number may be another process's by now, or the process another program. */
 static int copy_for_agent(struct client *c, unsigned slot)
 {
-	pulse_call_begin();
-	ssize_t n = pread(
-		c->mem, c->link->data[slot], PAGE_SIZE, (off_t)(c->staging + slot * PAGE_SIZE));
-	pulse_call_end();
+	ssize_t n;
 
+	for (;;) {
+		pulse_call_begin();
+		n = pread(c->mem, c->link->data[slot], PAGE_SIZE,
+			(off_t)(c->staging + slot * PAGE_SIZE));
+		bool no_memory = n < 0 && errno == ENOMEM;
+		pulse_call_end();
+		if (!no_memory)
+			break;
+		pulse_wait_for_memory();
+	}
 	if (n == (ssize_t)PAGE_SIZE)
 		return 0;
 	return pagemap_alive(c->pagemap) ? -EIO : -ESRCH;
+}
+
+/* Once an order was given there is no going back: what it moved has to be found. */
+static int look_at_pages(struct client *c, uint64_t addr, unsigned count, uint8_t *ret)
+{
+	int r;
+
+	while ((r = pagemap_read(c->pagemap, addr, count, ret)) == -ENOMEM)
+		pulse_wait_for_memory();
+	return r == 0 || r == -ESRCH ? r : -EIO;
 }
 
 /* What of an order lies in staging and not where it was, besides what was reported. (Once
@@ -177,10 +194,10 @@ static int find_moved(struct client *c, uint64_t addr, unsigned first, unsigned 
 {
 	uint8_t staged[LINK_SLOTS], left[LINK_SLOTS];
 	int found = 0;
-	int r = pagemap_read(c->pagemap, c->staging + first * PAGE_SIZE, count, staged);
+	int r = look_at_pages(c, c->staging + first * PAGE_SIZE, count, staged);
 
 	if (r == 0)
-		r = pagemap_read(c->pagemap, addr, count, left);
+		r = look_at_pages(c, addr, count, left);
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		unsigned slot = first + i;
 		if (is_moved(res, slot) || staged[i] == PAGE_NONE || left[i] == PAGE_HERE)

@@ -29,10 +29,10 @@ static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
 
 	if (maps >= 0) {
 		pulse_call_begin();
-		to = ioctl(maps, PROCMAP_QUERY, &q) < 0 ? end
-		     : q.vma_start > addr		? q.vma_start
-							: q.vma_end;
+		bool found = ioctl(maps, PROCMAP_QUERY, &q) == 0;
+		bool none = !found && errno == ENOENT; /* from here on */
 		pulse_call_end();
+		to = none ? end : !found ? to : q.vma_start > addr ? q.vma_start : q.vma_end;
 	}
 	return to < end ? to : end;
 }

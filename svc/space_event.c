@@ -459,8 +459,23 @@ void space_unmap(struct space *s, uint64_t start, uint64_t end)
 	space_region_drop(s, start, end);
 }
 
+static bool any_suspect(const struct space *s, uint64_t start, uint64_t end)
+{
+	size_t at = space_block_index(s, start >> BLOCK_SHIFT);
+
+	for (; at < s->block_count && s->block[at].number <= last_block(end); at++) {
+		struct piece p = piece_of(s->block[at].number, start, end);
+		for (unsigned i = p.from; i < p.to; i++)
+			if (s->block[at].leaf->entry[i] & ENTRY_SUSPECT)
+				return true;
+	}
+	return false;
+}
+
+/* Not by an event: what lies there may lie there still, and be registered again. */
 void space_drop_range(struct space *s, uint64_t start, uint64_t end)
 {
+	s->strays |= any_suspect(s, start, end);
 	drop_pages(s, start, end, false);
 	space_region_drop(s, start, end);
 }

@@ -56,10 +56,13 @@ void gate_unlock(struct pager *p, struct client *c)
 	pthread_mutex_unlock(&c->gate);
 }
 
+static unsigned given_back;
+
 int give_back(
 	struct pager *p, struct client *c, uint64_t start, uint64_t end, unsigned slice_ms)
 {
 	(void)p, (void)c, (void)start, (void)end, (void)slice_ms;
+	given_back++;
 	return 0;
 }
 
@@ -313,6 +316,29 @@ static void unmap_both_and_map_one(void)
 }
 
 /* An UNMAP that isn't read yet covers where a new mapping lies by now. */
+/* While an event is in flight it can't be told whose a registration is. That is no reason to
+ * bring all of it back. */
+static void what_cannot_be_asked_for_just_now_stays(void **state)
+{
+	(void)state;
+	map(0, 1);
+	map(2, 1);
+	adopt();
+	assert_true(on_record(0) && on_record(2));
+	blind = 1000000;
+	tell(0, ACT_UNMAP, at + 2 * MIB, MIB);
+	while (!uffd_fence_up(client->uffd))
+		sched_yield();
+	given_back = 0;
+	adopt();
+	assert_int_equal(given_back, 0);
+	blind = 0;
+	pager_drain(NULL, client);
+	told(0);
+	assert_true(on_record(0) && is_registered(0));
+	assert_false(on_record(2));
+}
+
 static void a_new_mapping_outlives_an_older_unmap(void **state)
 {
 	(void)state;
@@ -364,6 +390,7 @@ int main(void)
 		T(a_hole_does_not_go_on_record),
 		T(what_is_on_record_is_asked_again),
 		T(a_new_mapping_outlives_an_older_unmap),
+		T(what_cannot_be_asked_for_just_now_stays),
 		T(nothing_is_registered_during_a_call),
 		T(what_another_userfaultfd_has_is_left),
 	};

@@ -303,6 +303,29 @@ static void what_lies_in_staging_was_moved_whatever_was_reported(void **state)
 	assert_int_equal(client_counts(client)->moves_unreported, 3);
 }
 
+static unsigned without_memory; /* so many looks at the pages find no memory for it */
+
+int __real_pagemap_read(int fd, uint64_t addr, size_t pages, uint8_t *ret);
+int __wrap_pagemap_read(int fd, uint64_t addr, size_t pages, uint8_t *ret);
+int __wrap_pagemap_read(int fd, uint64_t addr, size_t pages, uint8_t *ret)
+{
+	if (without_memory > 0)
+		return without_memory--, -ENOMEM;
+	return __real_pagemap_read(fd, addr, pages, ret);
+}
+
+/* Nor without the kernel's memory for that look. */
+static void what_was_moved_is_looked_for_until_it_is_found(void **state)
+{
+	(void)state;
+	silently = 1u << 3;
+	without_memory = 5;
+	struct evict_result r = evict(NULL);
+	assert_int_equal(without_memory, 0);
+	assert_int_equal(r.moved_pages, COUNT);
+	assert_int_equal(entry_state(entry(3)), PAGE_STORED);
+}
+
 /* But for what is still where it was: then something else has filled the slot. */
 static void what_is_still_there_was_not_moved(void **state)
 {
@@ -442,6 +465,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(the_gate_is_held_from_order_to_answer),
 		T(what_lies_in_staging_was_moved_whatever_was_reported),
+		T(what_was_moved_is_looked_for_until_it_is_found),
 		T(what_is_still_there_was_not_moved),
 		T(a_block_that_holds_a_thread_is_not_ordered),
 		T(a_block_is_not_ordered_while_a_thread_begins),

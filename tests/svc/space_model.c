@@ -413,6 +413,20 @@ static void a_child_has_its_parents_doubt(void **state)
 	assert_int_equal(entry_value(space_entry(&p->parent, to + PAGE_SIZE)), 9);
 }
 
+/* Rule 4: what was given back may be registered again before the zap is done. */
+static void suspicion_outlives_the_record(void **state)
+{
+	struct pair *p = *state;
+
+	space_drop_range(&p->parent, base + BLOCK_SIZE, base + BLOCK_SIZE + PAGE_SIZE);
+	assert_false(p->parent.strays);
+	space_suspect(&p->parent, base, base + PAGE_SIZE);
+	space_drop_range(&p->parent, base + PAGE_SIZE, base + 2 * PAGE_SIZE);
+	assert_false(p->parent.strays);
+	space_drop_range(&p->parent, base, base + PAGE_SIZE);
+	assert_true(p->parent.strays);
+}
+
 /* Rule 4: memory that is registered and not on record yet is discarded. When it comes on
  * record, the zap may be still to come. */
 static void a_discard_off_the_record_is_not_forgotten(void **state)
@@ -547,6 +561,7 @@ int main(void)
 		T(remap_moves_pages_and_region),
 		T(late_unmap_is_doubtful_and_drops_nothing),
 		T(a_child_has_its_parents_doubt),
+		T(suspicion_outlives_the_record),
 		T(a_discard_off_the_record_is_not_forgotten),
 		T(a_discard_ahead_of_the_move_is_of_what_comes),
 		T(a_discard_of_what_left_is_not_of_what_comes),
