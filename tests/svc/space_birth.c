@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-enum { PAGES = 32, THREADS = 3, CHILDREN = 4, EVENTS = 8, ROUNDS = 40000 };
+enum { PAGES = 32, THREADS = 3, CHILDREN = 4, EVENTS = 32, ROUNDS = 40000 };
 
 /* What memory holds: a content, numbered from 1; HOLE: mapped and empty; 0: nothing mapped.
  * or_is: what is as right, where a discard and a fork overlap; 0: nothing else. */
