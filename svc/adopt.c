@@ -158,8 +158,6 @@ static int consider(void *arg, const struct map *m)
  */
 static int register_now(struct client *c, uint64_t start, uint64_t end)
 {
-	/* A fork from now on has the new mapping's pages (rule 5). */
-	settle_forget(c);
 	journal_add(c->journal, JOURNAL_ASK, start, end, 0, 0);
 	int r = uffd_register(c->uffd, start, end - start, UFFDIO_REGISTER_MODE_MISSING);
 	point(POINT_registered);
@@ -185,10 +183,14 @@ int adopt_range(struct pager *p, struct client *c, uint64_t start, uint64_t end)
 		if (!uffd_fence_up(c->uffd) && !space_in_doubt(&c->space)) {
 			if (registered)
 				return 0;
-			int r = register_now(c, start, end);
+			/* A fork from now on has the new mapping's pages (rule 5). */
+			int r = settle_forget(c);
+			bool calm = r == 0;
+			if (calm)
+				r = register_now(c, start, end);
 			if (r != -EAGAIN)
 				return r;
-			registered = true;
+			registered = calm;
 		}
 		int r = pager_drain(p, c);
 		if (r < 0)

@@ -89,7 +89,9 @@ static int unregister_region(struct pager *p, struct client *c, struct region g)
 		return pager_drain(p, c) == -ESRCH ? -ESRCH : -EAGAIN;
 	/* A fork that begins from here on has what is unregistered now, and no step of before
 	 * would explain it. */
-	settle_forget(c);
+	r = settle_forget(c);
+	if (r < 0)
+		return r;
 	journal_add(c->journal, JOURNAL_ASK, g.start, g.end, 0, 0);
 	point(POINT_ask);
 	r = uffd_unregister(c->uffd, g.start, g.end - g.start);

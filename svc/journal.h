@@ -37,10 +37,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { JOURNAL_TAKEN_BACK = 2 };
+
 /* arg.reserved.reserved1 to 3 of an entry of ours are its a, b and c, reserved3 its n. */
 enum journal_event {
 	/* [a, b): n = 1: registered with the client's userfaultfd; 0: it wasn't, and nothing of
-	 * it is ours. The kernel's answer, or our own doing. */
+	 * it is ours. The kernel's answer, or our own doing. JOURNAL_TAKEN_BACK: registered,
+	 * and an UNMAP that was reported for it did not take place. */
 	JOURNAL_ANSWER = 0x80,
 	/* [a, b) is about to be registered or unregistered: unless an answer for all of it or
 	 * JOURNAL_ASKED follows, or it is said to be in doubt, it is to be asked for. */

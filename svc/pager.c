@@ -271,6 +271,8 @@ static int answer(struct pager *p, struct client *c, const struct fault *f)
 	if (c->failed)
 		return 0;
 	point(POINT_answer);
+	if (!out && space_was_unmapped(&c->space, f->addr))
+		return -EAGAIN; /* or not: settle_forget finds out */
 	if (out)
 		r = pager_restore(p, c, f->addr, pages, &pages);
 	else
@@ -551,8 +553,12 @@ int pager_drain(struct pager *p, struct client *c)
 		r = settle_doubt(c);
 		if (r == -ESRCH)
 			return r;
-		if (r == 0 && c->deferred_count > 0 && (r = answer_deferred(p, c)) < 0)
-			return r;
+		if (r == 0 && c->deferred_count > 0) {
+			settle_calm(c); /* a fault may wait for it (answer) */
+			r = answer_deferred(p, c);
+			if (r < 0)
+				return r;
+		}
 		bool waits = c->deferred_count > 0 || space_in_doubt(&c->space);
 		if (!more && (!waits || paused || c->starved || ++tries == FENCE_TRIES))
 			break;

@@ -190,6 +190,8 @@ static void replay_answer(struct replay *p, const struct uffd_msg *m)
 {
 	uint64_t start = m->arg.reserved.reserved1, end = m->arg.reserved.reserved2;
 
+	if (m->reserved3 == JOURNAL_TAKEN_BACK)
+		space_take_back(&p->client->space, start, end);
 	settle_apply(p->client, start, end, m->reserved3 != 0);
 	if (p->ask.start == start && p->ask.end == end)
 		p->ask = (struct region){0, 0};

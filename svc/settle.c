@@ -37,6 +37,11 @@ static uint64_t piece_end(int maps, uint64_t addr, uint64_t end)
 	return to < end ? to : end;
 }
 
+static int open_maps(const struct client *c)
+{
+	return c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
+}
+
 /* Registered. What wasn't on record may have been discarded unnoticed, and the zap may be still
  * to come (rule 4). */
 static void settle_present(struct space *s, uint64_t start, uint64_t end)
@@ -79,13 +84,62 @@ void settle_later(struct client *c, uint64_t start, uint64_t end)
 	settle_open_all(c, start, end);
 }
 
-void settle_forget(struct client *c)
+/* Linux reports an UNMAP that did not take place: when mmap with MAP_FIXED fails late, for want
+ * of address space, after it has taken hold of what it would replace (measured with RLIMIT_AS
+ * and RLIMIT_DATA). The mapping is split by then where the UNMAP begins, and stays so. What
+ * else can be registered there by now has grown into that place, and begins before it; or was
+ * brought by a REMAP, perhaps grown as well. */
+static int settle_one_unmapped(struct client *c, int maps, const struct unmapped *u)
 {
+	struct procmap_query q = {.size = sizeof(q), .query_addr = u->page};
+
+	pulse_call_begin();
+	bool found = ioctl(maps, PROCMAP_QUERY, &q) == 0;
+	pulse_call_end();
+	if (!found || q.vma_start < u->start ||
+		space_brought_since(&c->space, u->step, q.vma_start, q.vma_end))
+		return 0;
+	int r = uffd_registered(c->uffd, u->page);
+	if (r <= 0)
+		return r;
+	uint64_t start = q.vma_start > u->range.start ? q.vma_start : u->range.start;
+	uint64_t end = q.vma_end < u->range.end ? q.vma_end : u->range.end;
+	journal_add(c->journal, JOURNAL_ANSWER, start, end, 0, JOURNAL_TAKEN_BACK);
+	point(POINT_settle_told);
+	space_take_back(&c->space, start, end);
+	settle_apply(c, start, end, true);
+	return 0;
+}
+
+/* (Of a forked child without an agent it can't be told.) */
+static int settle_unmapped(struct client *c)
+{
+	struct unmapped u;
+	size_t at = 0;
+	int maps = -1, r = 0;
+
+	while (r == 0 && space_next_unmapped(&c->space, &at, &u)) {
+		if (maps < 0 && (maps = open_maps(c)) < 0)
+			break;
+		r = settle_one_unmapped(c, maps, &u);
+	}
+	if (maps >= 0)
+		close(maps);
+	return r;
+}
+
+int settle_forget(struct client *c)
+{
+	int r = settle_unmapped(c);
+
+	if (r < 0)
+		return r;
 	if (space_unsettled(&c->space) || space_in_doubt(&c->space)) {
 		journal_add(c->journal, JOURNAL_CALM, 0, 0, 0, 0);
 		point(POINT_calm_told);
 	}
 	space_forget_aside(&c->space);
+	return 0;
 }
 
 void settle_gone(struct client *c, uint64_t addr)
@@ -109,11 +163,6 @@ static int settle_piece(
 	return 0;
 }
 
-static int open_maps(const struct client *c)
-{
-	return c->procdir < 0 ? -1 : openat(c->procdir, "maps", O_RDONLY | O_CLOEXEC);
-}
-
 int settle_range(struct client *c, uint64_t start, uint64_t end)
 {
 	int maps = open_maps(c), r = 0;
@@ -128,7 +177,7 @@ int settle_range(struct client *c, uint64_t start, uint64_t end)
 void settle_calm(struct client *c)
 {
 	if (space_unsettled(&c->space) && !space_in_doubt(&c->space) && !uffd_fence_up(c->uffd))
-		settle_forget(c);
+		(void)settle_forget(c); /* else in a moment */
 }
 
 /* ---- doubt ---- */
@@ -218,7 +267,7 @@ int settle_doubt(struct client *c)
 		close(maps);
 	if (r == 0) {
 		c->settled_to = 0;
-		settle_forget(c);
+		r = settle_forget(c);
 	}
 	return r;
 }

@@ -32,8 +32,11 @@ void settle_later(struct client *c, uint64_t start, uint64_t end);
 /* What follows from it. */
 void settle_open_all(struct client *c, uint64_t start, uint64_t end);
 
-/* The fence was seen down, nothing is in doubt, and what is kept for forks isn't needed. */
-void settle_forget(struct client *c);
+/* The fence was seen down, nothing is in doubt, and what is kept for forks isn't needed. But
+ * first: was all that was reported as unmapped? -EAGAIN: another event is in flight by now.
+ * -ESRCH.
+ */
+int settle_forget(struct client *c);
 
 /* The same, and nothing is mapped at the page. */
 void settle_gone(struct client *c, uint64_t addr);

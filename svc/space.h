@@ -292,6 +292,21 @@ void space_drop_range(struct space *s, uint64_t start, uint64_t end);
 /* REMAP: entries move and the region with them, the source keeps its region (DONTUNMAP; else
  * UNMAP follows). */
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
+/* What of an UNMAP was out, one leaf of it. */
+struct unmapped {
+	struct region range; /* of the leaf's pages that it took */
+	uint64_t page;	     /* the first of them that was out, and isn't on record */
+	uint64_t start;	     /* of the UNMAP */
+	size_t step;
+};
+/* The next of these that are kept aside, from *at on (0 at first). */
+bool space_next_unmapped(const struct space *s, size_t *at, struct unmapped *ret);
+/* Is the page one of them? */
+bool space_was_unmapped(const struct space *s, uint64_t addr);
+/* Did a REMAP after that step bring something into the range? */
+bool space_brought_since(const struct space *s, size_t step, uint64_t start, uint64_t end);
+/* It did not take place: what was out is out again. What else was known is not. */
+void space_take_back(struct space *s, uint64_t start, uint64_t end);
 /* Something that was read is in doubt: nothing may be answered or evicted before it is settled.
  */
 bool space_in_doubt(const struct space *s);

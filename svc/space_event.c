@@ -480,6 +480,103 @@ void space_drop_range(struct space *s, uint64_t start, uint64_t end)
 	space_region_drop(s, start, end);
 }
 
+/* ---- an unmap that did not take place ---- */
+
+/* By a step of its own: what an unborn child has aside is by its parent's. */
+static bool aside_is_unmapped(const struct space *s, const struct aside *a)
+{
+	return s->steps && !s->unborn && a->step < s->steps->count &&
+	       s->steps->step[a->step].to == STEP_UNMAP;
+}
+
+/* The first page from addr on that was out and isn't on record again; end when there is none.
+ */
+static uint64_t next_lost(
+	const struct space *s, const struct aside *a, uint64_t addr, uint64_t end)
+{
+	for (; addr < end; addr += PAGE_SIZE)
+		if (entry_out(a->leaf->entry[addr / PAGE_SIZE % BLOCK_PAGES]) &&
+			!space_region_at(s, addr) && !entry_out(space_entry(s, addr)))
+			break;
+	return addr;
+}
+
+static struct region aside_range(const struct space *s, const struct aside *a)
+{
+	const struct step *step = &s->steps->step[a->step];
+	struct region r = {a->number << BLOCK_SHIFT, (a->number << BLOCK_SHIFT) + BLOCK_SIZE};
+
+	if (r.start < step->from)
+		r.start = step->from;
+	if (r.end > step->from + step->len)
+		r.end = step->from + step->len;
+	return r;
+}
+
+bool space_next_unmapped(const struct space *s, size_t *at, struct unmapped *ret)
+{
+	for (; *at < s->aside_count; ++*at) {
+		const struct aside *a = &s->aside[*at];
+		if (!aside_is_unmapped(s, a))
+			continue;
+		struct region r = aside_range(s, a);
+		uint64_t page = next_lost(s, a, r.start, r.end);
+		if (page == r.end)
+			continue;
+		*ret = (struct unmapped){.range = r,
+			.page = page,
+			.start = s->steps->step[a->step].from,
+			.step = a->step};
+		++*at;
+		return true;
+	}
+	return false;
+}
+
+bool space_was_unmapped(const struct space *s, uint64_t addr)
+{
+	for (size_t i = 0; i < s->aside_count; i++) {
+		const struct aside *a = &s->aside[i];
+		if (a->number == addr >> BLOCK_SHIFT && aside_is_unmapped(s, a) &&
+			next_lost(s, a, addr, addr + PAGE_SIZE) == addr)
+			return true;
+	}
+	return false;
+}
+
+bool space_brought_since(const struct space *s, size_t step, uint64_t start, uint64_t end)
+{
+	for (size_t i = step + 1; i < s->steps->count; i++) {
+		const struct step *later = &s->steps->step[i];
+		if (later->to < STEP_REMOVE && later->to < end &&
+			start < later->to + later->len)
+			return true;
+	}
+	return false;
+}
+
+/* The latest first: what an earlier one took had gone by then. */
+void space_take_back(struct space *s, uint64_t start, uint64_t end)
+{
+	s->strays = true;
+	for (size_t i = s->aside_count; i-- > 0;) {
+		const struct aside *a = &s->aside[i];
+		if (!aside_is_unmapped(s, a))
+			continue;
+		struct region r = aside_range(s, a);
+		if (r.start < start)
+			r.start = start;
+		if (r.end > end)
+			r.end = end;
+		for (uint64_t addr = r.start; (addr = next_lost(s, a, addr, r.end)) < r.end;
+			addr += PAGE_SIZE) {
+			unsigned page = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
+			space_place_piece(
+				s, a->leaf, (struct piece){a->number, page, page + 1}, addr);
+		}
+	}
+}
+
 /* ---- remap ---- */
 
 /* Takes the reference to the blob. */

@@ -4,12 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -314,6 +317,119 @@ static void an_event_that_was_not_noted_begins_anew(void **state)
 	assert_int_equal(s->region_count, 0);
 }
 
+/* ---- an UNMAP that did not take place ---- */
+
+enum { OUT = 4 }; /* it and the next are out; from it on all is unmapped */
+
+static void *map_over_in_vain(void *arg)
+{
+	struct area *a = arg;
+	struct rlimit old, none;
+
+	getrlimit(RLIMIT_AS, &old);
+	none = (struct rlimit){0, old.rlim_max};
+	setrlimit(RLIMIT_AS, &none);
+	void *p = mmap(a->memory + OUT * PAGE_SIZE, (PAGES - OUT) * PAGE_SIZE,
+		PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	setrlimit(RLIMIT_AS, &old);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void *unmap_and_grow(void *arg)
+{
+	struct area *a = arg;
+	uint8_t *there = a->memory + OUT * PAGE_SIZE;
+
+	munmap(there, (PAGES - OUT) * PAGE_SIZE);
+	void *p = mremap(a->memory, OUT * PAGE_SIZE, PAGES * PAGE_SIZE, 0);
+	return p == a->memory ? NULL : there;
+}
+
+/* It grows on its way, which its REMAP doesn't tell. */
+static void *unmap_and_move_there(void *arg)
+{
+	struct area *a = arg;
+	uint8_t *there = a->memory + OUT * PAGE_SIZE;
+
+	munmap(there, (PAGES - OUT) * PAGE_SIZE);
+	void *p = mremap(
+		a->memory, PAGE_SIZE, 2 * PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, there);
+	return p == there ? NULL : there;
+}
+
+static void apply(struct space *s, const struct uffd_msg *m)
+{
+	if (m->event == UFFD_EVENT_UNMAP)
+		space_unmap(s, m->arg.remove.start, m->arg.remove.end);
+	else if (m->event == UFFD_EVENT_REMAP)
+		space_remap(s, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+}
+
+/* A page is out, another thread does this, and its events are applied. */
+static void meanwhile(struct area *a, void *(*act)(void *), unsigned events)
+{
+	struct space *s = &a->client.space;
+	pthread_t thread;
+	struct uffd_msg m;
+	void *failed;
+
+	assert_int_equal(register_all(a), 0);
+	assert_int_equal(settle_range(&a->client, a->start, page(a, PAGES)), 0);
+	for (unsigned i = OUT; i < OUT + 2; i++) {
+		uint64_t number = page(a, i) >> BLOCK_SHIFT;
+		space_set(s, number, space_leaf(s, number),
+			(unsigned)(page(a, i) / PAGE_SIZE % BLOCK_PAGES),
+			entry_make(PAGE_STORED, i));
+	}
+	assert_int_equal(pthread_create(&thread, NULL, act, a), 0);
+	for (unsigned i = 0; i < events; i++) {
+		while (read(a->client.uffd, &m, sizeof(m)) != sizeof(m))
+			sched_yield();
+		apply(s, &m);
+	}
+	pthread_join(thread, &failed);
+	assert_null(failed);
+	assert_true(space_was_unmapped(s, page(a, OUT)) || events > 1);
+	assert_false(uffd_fence_up(a->client.uffd));
+	while (space_in_doubt(s))
+		assert_int_equal(settle_doubt(&a->client), 0);
+	settle_calm(&a->client);
+	assert_false(space_unsettled(s));
+	space_check(s);
+}
+
+static void what_was_not_unmapped_is_out_again(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+
+	meanwhile(a, map_over_in_vain, 1);
+	assert_int_equal(space_entry(s, page(a, OUT)), entry_make(PAGE_STORED, OUT));
+	assert_int_equal(space_entry(s, page(a, OUT + 1)), entry_make(PAGE_STORED, OUT + 1));
+	assert_non_null(space_region_at(s, page(a, OUT)));
+	assert_non_null(space_region_at(s, page(a, PAGES - 1)));
+	/* What else was known of it isn't (rule 4). */
+	assert_true(space_entry(s, page(a, PAGES - 1)) & ENTRY_SUSPECT);
+}
+
+static void what_has_grown_into_the_place_is_new(void **state)
+{
+	struct area *a = *state;
+
+	meanwhile(a, unmap_and_grow, 1);
+	assert_int_equal(entry_state(space_entry(&a->client.space, page(a, OUT))), PAGE_ABSENT);
+}
+
+static void what_was_moved_into_the_place_is_not_what_was_there(void **state)
+{
+	struct area *a = *state;
+
+	meanwhile(a, unmap_and_move_there, 3);
+	for (unsigned i = OUT; i < OUT + 2; i++)
+		assert_int_equal(
+			entry_state(space_entry(&a->client.space, page(a, i))), PAGE_ABSENT);
+}
+
 int main(void)
 {
 	if (access("/dev/userfaultfd", R_OK | W_OK) < 0) {
@@ -331,6 +447,9 @@ int main(void)
 		T(the_rest_is_asked_later),
 		T(all_that_is_registered_is_asked_once),
 		T(an_event_that_was_not_noted_begins_anew),
+		T(what_was_not_unmapped_is_out_again),
+		T(what_has_grown_into_the_place_is_new),
+		T(what_was_moved_into_the_place_is_not_what_was_there),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
