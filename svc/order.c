@@ -186,9 +186,16 @@ static int look_at_pages(struct client *c, uint64_t addr, unsigned count, uint8_
 	return r == 0 || r == -ESRCH ? r : -EIO;
 }
 
-/* What of an order lies in staging and not where it was, besides what was reported. (Once
- * staging isn't registered any more, the kernel may make a huge page of it and fill its holes,
- * so being there alone proves nothing.) How many, or an error. */
+static bool is_zero(const uint8_t *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, PAGE_SIZE - 1) == 0;
+}
+
+/* What of an order lies in staging, besides what was reported. Once staging isn't registered
+ * any more, the kernel may make a huge page of it and fill its holes: zeros of a page that is
+ * still where it was are no page. (What is there may as well be another's by now, the event of
+ * which is still to be read; then zeros are what a page without a record reads.) How many, or
+ * an error. */
 static int find_moved(struct client *c, uint64_t addr, unsigned first, unsigned count,
 	struct order_result *res)
 {
@@ -200,9 +207,11 @@ static int find_moved(struct client *c, uint64_t addr, unsigned first, unsigned 
 		r = look_at_pages(c, addr, count, left);
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		unsigned slot = first + i;
-		if (is_moved(res, slot) || staged[i] == PAGE_NONE || left[i] == PAGE_HERE)
+		if (is_moved(res, slot) || staged[i] == PAGE_NONE)
 			continue;
 		r = copy_for_agent(c, slot);
+		if (r == 0 && left[i] == PAGE_HERE && is_zero(c->link->data[slot]))
+			continue;
 		res->moved[slot / 64] |= 1ULL << slot % 64;
 		found++;
 	}

@@ -89,21 +89,37 @@ void settle_later(struct client *c, uint64_t start, uint64_t end)
  * and RLIMIT_DATA). The mapping is split by then where the UNMAP begins, and stays so. What
  * else can be registered there by now has grown into that place, and begins before it; or was
  * brought by a REMAP, perhaps grown as well. */
-static int settle_one_unmapped(struct client *c, int maps, const struct unmapped *u)
+static bool was_not_unmapped(
+	const struct space *s, const struct unmapped *u, const struct procmap_query *q)
 {
-	struct procmap_query q = {.size = sizeof(q), .query_addr = u->page};
+	return q->vma_start >= u->start &&
+	       !space_brought_since(s, u->step, q->vma_start, q->vma_end);
+}
+
+/* The mapping at the page, or all up to the next one; u->from: its end. */
+static int settle_one_unmapped(struct client *c, int maps, struct unmapped *u)
+{
+	struct procmap_query q = {.size = sizeof(q),
+		.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
+		.query_addr = u->page};
 
 	pulse_call_begin();
 	bool found = ioctl(maps, PROCMAP_QUERY, &q) == 0;
+	bool none = !found && errno == ENOENT; /* from here on */
 	pulse_call_end();
-	if (!found || q.vma_start < u->start ||
-		space_brought_since(&c->space, u->step, q.vma_start, q.vma_end))
+	if (!found)
+		return u->from = none ? UINT64_MAX : u->page + PAGE_SIZE, 0;
+	bool covers = q.vma_start <= u->page;
+	u->from = covers ? q.vma_end : q.vma_start;
+	if (!covers || !was_not_unmapped(&c->space, u, &q))
 		return 0;
 	int r = uffd_registered(c->uffd, u->page);
 	if (r <= 0)
 		return r;
 	uint64_t start = q.vma_start > u->range.start ? q.vma_start : u->range.start;
 	uint64_t end = q.vma_end < u->range.end ? q.vma_end : u->range.end;
+	/* Of this leaf; what it has in others comes next. */
+	u->from = end;
 	journal_add(c->journal, JOURNAL_ANSWER, start, end, 0, JOURNAL_TAKEN_BACK);
 	point(POINT_settle_told);
 	space_take_back(&c->space, start, end);
@@ -114,11 +130,10 @@ static int settle_one_unmapped(struct client *c, int maps, const struct unmapped
 /* (Of a forked child without an agent it can't be told.) */
 static int settle_unmapped(struct client *c)
 {
-	struct unmapped u;
-	size_t at = 0;
+	struct unmapped u = {.at = 0};
 	int maps = -1, r = 0;
 
-	while (r == 0 && space_next_unmapped(&c->space, &at, &u)) {
+	while (r == 0 && space_next_unmapped(&c->space, &u)) {
 		if (maps < 0 && (maps = open_maps(c)) < 0)
 			break;
 		r = settle_one_unmapped(c, maps, &u);

@@ -184,6 +184,7 @@ struct aside {
 	uint64_t number;
 	struct leaf *leaf; /* owned: one reference */
 	size_t step;
+	uint64_t discarded[BLOCK_PAGES / 64]; /* since: not to be taken back */
 };
 
 struct batch;
@@ -209,6 +210,7 @@ struct leaf *graveyard_take(struct graveyard *g);
 void leaf_free(struct graveyard *g, struct leaf *leaf);
 
 struct space {
+	/* These two never change. */
 	struct graveyard *graveyard; /* borrowed */
 	uint64_t family; /* id of the client that attached, which it descends from */
 	struct region *region;
@@ -292,15 +294,16 @@ void space_drop_range(struct space *s, uint64_t start, uint64_t end);
 /* REMAP: entries move and the region with them, the source keeps its region (DONTUNMAP; else
  * UNMAP follows). */
 void space_remap(struct space *s, uint64_t from, uint64_t to, uint64_t len);
-/* What of an UNMAP was out, one leaf of it. */
+/* A page that was out when an UNMAP took it, and what is kept aside with it. */
 struct unmapped {
-	struct region range; /* of the leaf's pages that it took */
-	uint64_t page;	     /* the first of them that was out, and isn't on record */
+	size_t at;	     /* the next is looked for from here on (0 at first), */
+	uint64_t from;	     /* and of the same UNMAP from this address on: the caller's */
+	struct region range; /* of the leaf's pages that the UNMAP took */
+	uint64_t page;	     /* isn't on record */
 	uint64_t start;	     /* of the UNMAP */
 	size_t step;
 };
-/* The next of these that are kept aside, from *at on (0 at first). */
-bool space_next_unmapped(const struct space *s, size_t *at, struct unmapped *ret);
+bool space_next_unmapped(const struct space *s, struct unmapped *u);
 /* Is the page one of them? */
 bool space_was_unmapped(const struct space *s, uint64_t addr);
 /* Did a REMAP after that step bring something into the range? */

@@ -206,10 +206,24 @@ unsigned space_late_of(const struct space *child, const struct steps *steps, siz
 	return count;
 }
 
+/* What was reported as unmapped is discarded: then it wasn't unmapped, and reads zeros. */
+static void discard_aside(struct space *s, uint64_t start, uint64_t end)
+{
+	for (size_t n = 0; n < s->aside_count; n++) {
+		struct aside *a = &s->aside[n];
+		if (a->number < start >> BLOCK_SHIFT || a->number > last_block(end))
+			continue;
+		struct piece p = piece_of(a->number, start, end);
+		for (unsigned i = p.from; i < p.to; i++)
+			a->discarded[i / 64] |= 1ULL << i % 64;
+	}
+}
+
 void space_remove(struct space *s, uint64_t start, uint64_t end)
 {
 	s->remove_seq++;
 	count_event(s);
+	discard_aside(s, start, end);
 	if (discard(s, start, end) == end - start)
 		return;
 	/* Registered, and not on record yet. */
@@ -489,14 +503,21 @@ static bool aside_is_unmapped(const struct space *s, const struct aside *a)
 	       s->steps->step[a->step].to == STEP_UNMAP;
 }
 
+static bool may_be_lost(const struct space *s, const struct aside *a, uint64_t addr)
+{
+	unsigned i = (unsigned)(addr / PAGE_SIZE % BLOCK_PAGES);
+
+	return entry_out(a->leaf->entry[i]) && !(a->discarded[i / 64] >> i % 64 & 1) &&
+	       !space_region_at(s, addr) && !entry_out(space_entry(s, addr));
+}
+
 /* The first page from addr on that was out and isn't on record again; end when there is none.
  */
 static uint64_t next_lost(
 	const struct space *s, const struct aside *a, uint64_t addr, uint64_t end)
 {
 	for (; addr < end; addr += PAGE_SIZE)
-		if (entry_out(a->leaf->entry[addr / PAGE_SIZE % BLOCK_PAGES]) &&
-			!space_region_at(s, addr) && !entry_out(space_entry(s, addr)))
+		if (may_be_lost(s, a, addr))
 			break;
 	return addr;
 }
@@ -513,22 +534,22 @@ static struct region aside_range(const struct space *s, const struct aside *a)
 	return r;
 }
 
-bool space_next_unmapped(const struct space *s, size_t *at, struct unmapped *ret)
+/* What one UNMAP took lies together, in the order of its addresses. */
+bool space_next_unmapped(const struct space *s, struct unmapped *u)
 {
-	for (; *at < s->aside_count; ++*at) {
-		const struct aside *a = &s->aside[*at];
+	for (; u->at < s->aside_count; u->at++) {
+		const struct aside *a = &s->aside[u->at];
 		if (!aside_is_unmapped(s, a))
 			continue;
-		struct region r = aside_range(s, a);
-		uint64_t page = next_lost(s, a, r.start, r.end);
-		if (page == r.end)
-			continue;
-		*ret = (struct unmapped){.range = r,
-			.page = page,
-			.start = s->steps->step[a->step].from,
-			.step = a->step};
-		++*at;
-		return true;
+		if (a->step != u->step)
+			u->from = 0;
+		u->step = a->step;
+		u->start = s->steps->step[a->step].from;
+		u->range = aside_range(s, a);
+		u->page = next_lost(s, a, u->from > u->range.start ? u->from : u->range.start,
+			u->range.end);
+		if (u->page < u->range.end)
+			return true;
 	}
 	return false;
 }

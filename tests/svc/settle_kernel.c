@@ -182,7 +182,7 @@ static void what_was_discarded_off_the_record_is_suspect(void **state)
 	assert_int_equal(settle_range(&a->client, a->start, page(a, PAGES)), 0);
 	assert_true(space_entry(s, page(a, 2)) & ENTRY_SUSPECT);
 	assert_non_null(space_region_at(s, page(a, 2)));
-	space_clear_suspects(s, a->start >> BLOCK_SHIFT);
+	space_clear_suspects(s, page(a, 2) >> BLOCK_SHIFT); /* the area may lie in two */
 	s->strays = false;
 	assert_int_equal(settle_range(&a->client, a->start, page(a, PAGES)), 0);
 	assert_false(space_entry(s, page(a, 2)) & ENTRY_SUSPECT);
@@ -361,6 +361,8 @@ static void apply(struct space *s, const struct uffd_msg *m)
 {
 	if (m->event == UFFD_EVENT_UNMAP)
 		space_unmap(s, m->arg.remove.start, m->arg.remove.end);
+	else if (m->event == UFFD_EVENT_REMOVE)
+		space_remove(s, m->arg.remove.start, m->arg.remove.end);
 	else if (m->event == UFFD_EVENT_REMAP)
 		space_remap(s, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 }
@@ -412,6 +414,38 @@ static void what_was_not_unmapped_is_out_again(void **state)
 	assert_true(space_entry(s, page(a, PAGES - 1)) & ENTRY_SUSPECT);
 }
 
+/* Of which each holds a page. */
+static void all_mappings_of_the_call_are_asked_for(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+
+	madvise(a->memory + (OUT + 1) * PAGE_SIZE, PAGE_SIZE, MADV_DONTDUMP);
+	meanwhile(a, map_over_in_vain, 1);
+	assert_int_equal(space_entry(s, page(a, OUT)), entry_make(PAGE_STORED, OUT));
+	assert_int_equal(space_entry(s, page(a, OUT + 1)), entry_make(PAGE_STORED, OUT + 1));
+}
+
+static void *map_over_in_vain_and_discard(void *arg)
+{
+	struct area *a = arg;
+	void *failed = map_over_in_vain(a);
+
+	madvise(a->memory + OUT * PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED);
+	return failed;
+}
+
+/* As allocators do when they can't map anew. */
+static void what_is_discarded_afterwards_is_not_out_again(void **state)
+{
+	struct area *a = *state;
+	struct space *s = &a->client.space;
+
+	meanwhile(a, map_over_in_vain_and_discard, 2);
+	assert_int_equal(entry_state(space_entry(s, page(a, OUT))), PAGE_ABSENT);
+	assert_int_equal(space_entry(s, page(a, OUT + 1)), entry_make(PAGE_STORED, OUT + 1));
+}
+
 static void what_has_grown_into_the_place_is_new(void **state)
 {
 	struct area *a = *state;
@@ -448,6 +482,8 @@ int main(void)
 		T(all_that_is_registered_is_asked_once),
 		T(an_event_that_was_not_noted_begins_anew),
 		T(what_was_not_unmapped_is_out_again),
+		T(all_mappings_of_the_call_are_asked_for),
+		T(what_is_discarded_afterwards_is_not_out_again),
 		T(what_has_grown_into_the_place_is_new),
 		T(what_was_moved_into_the_place_is_not_what_was_there),
 	};
