@@ -1,4 +1,5 @@
 #include "order.h"
+#include "batch.h"
 #include "cleanup.h"
 #include "journal.h"
 #include "log.h"
@@ -207,7 +208,9 @@ static int find_moved(struct client *c, uint64_t addr, unsigned first, unsigned 
 		r = look_at_pages(c, addr, count, left);
 	for (unsigned i = 0; i < count && r == 0; i++) {
 		unsigned slot = first + i;
-		if (is_moved(res, slot) || staged[i] == PAGE_NONE)
+		/* (Or it is full since an earlier order.) */
+		if (is_moved(res, slot) || staged[i] == PAGE_NONE ||
+			(c->batch && batch_has(c->batch, slot)))
 			continue;
 		r = copy_for_agent(c, slot);
 		if (r == 0 && left[i] == PAGE_HERE && is_zero(c->link->data[slot]))
