@@ -128,9 +128,10 @@ static int consider(void *arg, const struct map *m)
 	if (refusal != MAPS_OK) {
 		k->result->refused_bytes[refusal] += m->rss;
 		/* It was fit once: a heap page can become a stack (rule 11). */
+		if (!m->uffd)
+			return 0;
 		gate_lock(k->client);
-		bool managed =
-			m->uffd && space_region_overlaps(&k->client->space, m->start, m->end);
+		bool managed = space_region_overlaps(&k->client->space, m->start, m->end);
 		gate_unlock(k->pager, k->client);
 		if (!managed)
 			return 0;
