@@ -315,7 +315,6 @@ static void unmap_both_and_map_one(void)
 	map(0, 1);
 }
 
-/* An UNMAP that isn't read yet covers where a new mapping lies by now. */
 /* While an event is in flight it can't be told whose a registration is. That is no reason to
  * bring all of it back. */
 static void what_cannot_be_asked_for_just_now_stays(void **state)
@@ -339,6 +338,7 @@ static void what_cannot_be_asked_for_just_now_stays(void **state)
 	assert_false(on_record(2));
 }
 
+/* An UNMAP that isn't read yet covers where a new mapping lies by now. */
 static void a_new_mapping_outlives_an_older_unmap(void **state)
 {
 	(void)state;
